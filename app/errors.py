@@ -1,0 +1,81 @@
+"""The exceptions that a person can act on. Their text is shown as it is: one sentence on what is wrong, one on the cure.
+
+UserError
+|-- InvalidQuestion        the conversation cannot be answered as it was sent
+|   `-- QuestionTooLong    ... because it is too long
+|-- AdapterError           the adapter cannot be used
+|   |-- AdapterNotFound    ... it is not there
+|   |-- UnsafeAdapter      ... it holds files that could run code
+|   `-- ContractViolation  ... it would not behave here as it did in training
+|-- HubUnavailable         the Hub did not answer, or did not let us in
+|-- DataError              training data cannot be read
+|-- ConfigError            a setting is unknown or out of range
+|-- StorageError           a file could not be written
+|-- NotReady               the model is still loading, or could not be loaded
+|-- Busy                   the queue is full
+`-- GenerationFailed       the model failed in the middle of an answer
+"""
+
+
+class UserError(Exception):
+    """Base class; `str(error)` is written for the person who sees it and holds nothing of a chat."""
+
+
+class InvalidQuestion(UserError):
+    """The conversation cannot be answered as it was sent."""
+
+
+class QuestionTooLong(InvalidQuestion):
+    """The conversation is longer than the limits allow."""
+
+
+class AdapterError(UserError):
+    """The adapter cannot be used."""
+
+
+class AdapterNotFound(AdapterError):
+    """There is no adapter there."""
+
+
+class UnsafeAdapter(AdapterError):
+    """The adapter holds files that could run code when opened."""
+
+
+class ContractViolation(AdapterError):
+    """The adapter, its tokenizer, its template or its base differ from what was trained."""
+
+
+class HubUnavailable(UserError):
+    """The Hub did not answer or refused access."""
+
+
+class DataError(UserError):
+    """Training data cannot be read."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown or out of range."""
+
+
+class StorageError(UserError):
+    """A file could not be written."""
+
+
+class NotReady(UserError):
+    """The model is still loading, or could not be loaded."""
+
+
+class Busy(UserError):
+    """The queue is full.
+
+    Attributes:
+        retry_after: Seconds after which another try makes sense.
+    """
+
+    def __init__(self, message: str, retry_after: int = 10) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class GenerationFailed(UserError):
+    """The model failed in the middle of an answer."""
