@@ -1,0 +1,99 @@
+"""The training configuration: every default lives here, a preset file holds what differs, unknown keys are errors."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import ConfigError
+from finetune.sources import MEDICAL_MEADOW
+
+CONFIGS = Path(__file__).parent / "configs"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class TrainConfig(BaseModel):
+    """What `python -m finetune train` needs to know. The names are TRL's and PEFT's where they have one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = Field("unsloth/Llama-3.2-3B-Instruct-bnb-4bit", description="Base model: a hub id, or a folder.")
+    base_revision: str | None = Field(None, description="Commit, branch or tag of a base model on the Hub.")
+    data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, or a JSON or JSONL file.")
+    data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")
+    output: str = Field("outputs/adapter", description="Folder to write the adapter into; it must not hold another run.")
+    template: Literal["medical", "llama3"] = Field("medical", description="Prompt format, a chat template of finetune/templates.")
+    train_size: float = Field(1.0, gt=0, description="Up to 1: the share of conversations to train on; above: their number.")
+    max_length: int = Field(1024, ge=32, description="Tokens a conversation may have; longer ones are left out and counted.")
+    per_device_train_batch_size: int = Field(6, ge=1, description="Conversations in one forward pass of one device.")
+    gradient_accumulation_steps: int = Field(2, ge=1, description="Forward passes in one optimizer step.")
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the data.")
+    max_steps: int = Field(-1, description="Optimizer steps; overrides num_train_epochs when positive.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    lr_scheduler_type: str = Field("cosine", description="Schedule of the learning rate, by transformers' name.")
+    warmup_steps: float = Field(0.05, ge=0, description="Below 1: share of the steps to warm up in; else their number.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    optim: str = Field("adamw_8bit", description="Optimizer, by transformers' name; without a GPU adamw_torch takes the place of 8-bit ones.")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where the device has it, else fp16; fp32 on CPU.")
+    load_in_4bit: bool = Field(True, description="Open the base in NF4 on a GPU; on a CPU it is opened in 16 or 32 bits.")
+    gradient_checkpointing: bool = Field(True, description="Recompute activations on a GPU: less memory, more time.")
+    lora_rank: int = Field(64, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(128, ge=1, description="LoRA alpha; the scale is alpha/rank, or alpha/sqrt(rank) with use_rslora.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    use_rslora: bool = Field(True, description="Rank-stabilised scale, https://arxiv.org/abs/2312.03732.")
+    target_modules: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], description="Linear layers that get LoRA matrices."
+    )
+    question_noise: float = Field(0.0, ge=0, lt=1, description="Mean share of a question's words left out, drawn anew for every copy.")
+    copies: int = Field(1, ge=1, description="Copies of each conversation in one epoch, each with noise of its own.")
+    packing: bool = Field(False, description="Put several conversations into one row of max_length tokens (GPU only).")
+    save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints.")
+    seed: int = Field(3407, description="Seed of the selection, the order and the LoRA weights.")
+    report_to: str = Field("none", description="Trackers, by transformers' name.")
+
+
+def load_config(preset: str, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Reads a preset and lays overrides on it.
+
+    Args:
+        preset: Name of a file in finetune/configs without its ending, or the path of a YAML file.
+        overrides: Field names and values, as on the command line; None values are left out.
+
+    Raises:
+        ConfigError: The preset does not exist, or a key or value is not allowed.
+    """
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else CONFIGS / f"{preset}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"There is no preset {preset!r}. Choose one of {names}, or give the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return TrainConfig(**(values | {k: v for k, v in (overrides or {}).items() if v is not None}))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}. Mend it and try again.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        hint = f"Known keys: {', '.join(TrainConfig.model_fields)}." if first["type"] == "extra_forbidden" else TrainConfig.model_fields[key].description
+        raise ConfigError(f"{key} = {first.get('input')!r} is not allowed ({first['msg']}). {hint}") from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turns `["learning_rate=1e-4"]` into a dictionary; values are read as YAML scalars.
+
+    Raises:
+        ConfigError: An entry is not of the form key=value.
+    """
+    values = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment} is not of the form key=value. Example: --set learning_rate=1e-4")
+        parsed = yaml.safe_load(value)
+        try:  # YAML 1.1 reads 1e-4 as text
+            parsed = float(parsed) if isinstance(parsed, str) else parsed
+        except ValueError:
+            pass
+        values[key.strip()] = parsed
+    return values
