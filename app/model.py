@@ -21,11 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from app import contract as contracts
 from app.contract import Contract, Probe
 from app.errors import AdapterError, AdapterNotFound, ContractViolation, HubUnavailable, UnsafeAdapter
+from app.settings import ROOT
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
-DEMO_ADAPTER = "assets/demo/adapter"
 CARDS_FILE = "training_cards.jsonl.gz"
 RUN_FILE = "run.json"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}

@@ -34,7 +34,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from app import contract as contracts
 from app.errors import DataError, StorageError, UserError
-from app.model import CARDS_FILE, ROOT, RUN_FILE, is_adapter_directory, portable_path, resolve_base, weights_hash
+from app.model import CARDS_FILE, RUN_FILE, is_adapter_directory, portable_path, resolve_base, weights_hash
+from app.settings import ROOT
 from finetune.config import TEMPLATES, TrainConfig
 from finetune.sources import Example, Message, Source, load_source, noisy
 

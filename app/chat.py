@@ -1,0 +1,199 @@
+"""One turn of a conversation: messages in, a stream of typed events out. Knows no torch, no Gradio and no HTTP."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.errors import InvalidQuestion, QuestionTooLong, UserError
+from app.evidence import Evidence, NearCard
+from app.generation import Answer, GenerationRequest, LocalGenerator
+from app.settings import Settings
+
+Message = dict[str, str]
+
+# Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer below rests on nothing and may be made up."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the reader should know before the answer."""
+
+    text: str
+    cards: tuple[NearCard, ...] = ()
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The answer has not begun.
+
+    Attributes:
+        position: Answers before this one.
+    """
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """The answer so far, whole."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete, or as complete as it will be.
+
+    Attributes:
+        details: What made the answer: adapter, base, seed, settings, tokens, speed.
+        error: A sentence when the answer failed; the text so far stands.
+    """
+
+    text: str
+    finish_reason: str
+    details: dict[str, Any]
+    error: str | None = None
+
+
+Event = Notice | Waiting | Text | Finished
+
+
+def clean_text(text: str) -> str:
+    """The text without control characters and invisible direction marks, line breaks unified, trimmed."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def validate(messages: list[Message], settings: Settings) -> list[Message]:
+    """Checks a conversation that came from outside, and cleans its texts.
+
+    Raises:
+        InvalidQuestion: Roles, order or types are not what a conversation has, or a message is empty.
+        QuestionTooLong: A message or the conversation is longer than the settings allow.
+    """
+    if not messages:
+        raise InvalidQuestion("There is no question. Send a list of messages that ends with one from the user.")
+    if len(messages) > settings.max_messages:
+        raise QuestionTooLong(f"The conversation has {len(messages)} messages and may have {settings.max_messages}. Start a new one.")
+    cleaned = []
+    for index, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        expected = "user" if index % 2 == 0 else "assistant"
+        if role == "system":
+            raise InvalidQuestion("System messages are not accepted: the adapter was trained with a system text of its own. Leave the system message out.")
+        if role != expected:
+            raise InvalidQuestion(f"Message {index + 1} has the role {role!r} where {expected!r} belongs. Alternate user and assistant, beginning with user.")
+        if not isinstance(content, str):
+            raise InvalidQuestion(f"Message {index + 1} is not text. This model reads text only.")
+        if len(content) > (settings.max_question_chars if role == "user" else 4 * settings.max_question_chars):
+            raise QuestionTooLong(f"Message {index + 1} has {len(content):,} characters and may have {settings.max_question_chars:,}. Shorten it.")
+        text = clean_text(content)
+        if not text and role == "user":
+            raise InvalidQuestion("The question is empty. Type a question first.")
+        cleaned.append({"role": role, "content": text or "-"})
+    if cleaned[-1]["role"] != "user":
+        raise InvalidQuestion("The last message must be a question from the user.")
+    return cleaned
+
+
+def details(answer: Answer) -> dict[str, Any]:
+    """What made an answer, for the reader who wants to know or to repeat it; holds nothing of the chat."""
+    request, loaded = answer.request, answer.loaded
+    speed = answer.tokens_per_second
+    facts: dict[str, Any] = {
+        "adapter": loaded.name if loaded else request.adapter,
+        "adapter_active": request.use_adapter,
+        "adapter_revision": loaded.adapter_revision if loaded else None,
+        "base": loaded.base if loaded else None,
+        "base_revision": loaded.base_revision if loaded else None,
+        "template_sha256": loaded.contract.template_sha256[:16] if loaded else None,
+        "seed": answer.seed,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "repetition_penalty": request.repetition_penalty,
+        "max_new_tokens": request.max_new_tokens,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "tokens_per_second": round(speed, 1) if speed else None,
+        "finish_reason": answer.finish_reason,
+    }
+    return facts
+
+
+class Chat:
+    """Answers turns with a generator, and looks up the cards near each question.
+
+    Args:
+        generator: Makes the answers.
+        settings: Limits.
+    """
+
+    def __init__(self, generator: LocalGenerator, settings: Settings) -> None:
+        self.generator = generator
+        self.settings = settings
+        self._evidence: tuple[str, Evidence] | None = None
+
+    def evidence(self) -> Evidence | None:
+        """The index over the default adapter's training cards; None while loading or where they may not travel."""
+        loaded = self.generator.loaded
+        if loaded is None or not loaded.cards:
+            return None
+        key = str(loaded.adapter_revision)
+        if self._evidence is None or self._evidence[0] != key:
+            self._evidence = (key, Evidence(loaded.cards))
+        return self._evidence[1]
+
+    def request(self, messages: list[Message], **options: Any) -> GenerationRequest:
+        """A checked request; options outside the limits are brought inside them.
+
+        Raises:
+            InvalidQuestion, QuestionTooLong: The conversation cannot be answered.
+        """
+        request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
+        return replace(request, max_new_tokens=max(1, min(request.max_new_tokens, self.settings.max_new_tokens)))
+
+    def turn(self, messages: list[Message], *, interval: float = 0.08, **options: Any) -> Iterator[Event]:
+        """Answers the last message.
+
+        Args:
+            messages: The conversation, ending with the question.
+            interval: Seconds between two `Text` events; the first piece comes at once and the last always.
+            options: Fields of `GenerationRequest`.
+
+        Yields:
+            `Notice` where there is one, `Waiting` while others are answered, `Text`, and one `Finished` at the end.
+            Closing the iterator stops the generation.
+        """
+        answer: Answer | None = None
+        try:
+            request = self.request(messages, **options)
+            evidence = self.evidence()
+            question = request.messages[-1]["content"]
+            if evidence is not None and evidence.is_far(question, follow_up=len(request.messages) > 1):
+                yield Notice(FAR_NOTICE, tuple(evidence.nearest(question)))
+            answer = self.generator.submit(request)
+            yield from self._stream(answer, interval)
+        except UserError as error:
+            text = answer.text if answer else ""
+            yield Finished(text, "error", details(answer) if answer else {}, str(error))
+        finally:
+            if answer is not None:
+                answer.stop()
+
+    def _stream(self, answer: Answer, interval: float) -> Iterator[Event]:
+        position, shown, last = -1, "", 0.0
+        while (piece := answer.poll(wait=interval)) is not None:
+            if not answer.started_at and not answer.text and answer.position != position:
+                position = answer.position
+                yield Waiting(position)
+            now = time.monotonic()
+            if answer.text != shown and (not shown or now - last >= interval):
+                shown, last = answer.text, now
+                yield Text(shown)
+        if answer.text != shown:
+            yield Text(answer.text)
+        yield Finished(answer.text, answer.finish_reason or "stop", details(answer))

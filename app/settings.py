@@ -1,0 +1,49 @@
+"""Every setting once: read from the environment, a `.env` file and the command line, in rising order of precedence."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO_ADAPTER = "assets/demo/adapter"
+
+
+class Settings(BaseSettings):
+    """Settings of the app; `ADAPTER=outputs/mine` in the environment is `--adapter outputs/mine` on the command line."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
+    adapter: str = Field(DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@REVISION] of a Hub repository.")
+    adapters_folder: Path = Field(Path("outputs"), description="Adapter directories in this folder are offered on the page, too.")
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("host", "GRADIO_SERVER_NAME"), description="Address to listen on.")
+    port: int = Field(7860, ge=0, le=65535, validation_alias=AliasChoices("port", "GRADIO_SERVER_PORT"), description="Port to listen on.")
+    max_question_chars: int = Field(4000, ge=1, description="Characters a question may have.")
+    max_messages: int = Field(100, ge=1, description="Messages a conversation may have.")
+    max_new_tokens: int = Field(512, ge=1, description="Most tokens that an answer may be asked to have.")
+    deadline: float = Field(120.0, gt=0, description="Seconds an answer may take once it has begun.")
+    max_queue: int = Field(32, ge=1, description="Questions that may wait.")
+    max_wait: float = Field(300.0, gt=0, description="Seconds a question may wait before it is answered.")
+    max_body_bytes: int = Field(1_000_000, ge=1000, description="Bytes a request may have.")
+    threads: int = Field(1, ge=1, description="CPU threads for the model; one is fastest for the demo model.")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the settings.
+
+    Args:
+        overrides: Values of the command line; None values are left out.
+
+    Raises:
+        ConfigError: A value is out of range; the message names it.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "setting"
+        field = Settings.model_fields.get(key.lower())
+        raise ConfigError(f"{key} = {first.get('input')!r} is not allowed: {first['msg']}. {field.description if field else ''}".strip()) from error
