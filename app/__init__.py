@@ -1,0 +1,29 @@
+"""The chat app: `python -m app`, or `uvicorn app:app [--reload --reload-dir app]` for the same page in a server of your own.
+
+Importing the package costs nothing: the attribute `app` is built when it is first asked for.
+"""
+
+import os
+from typing import Any
+
+
+def prepare_environment() -> None:
+    """Keeps libraries from sending statistics or warning about forks; they read these variables when they are imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    prepare_environment()
+    try:
+        from app.server import create_app
+
+        application = create_app()
+    except AttributeError as error:
+        # uvicorn would take it for a missing attribute of this module and hide where it came from.
+        raise RuntimeError(f"The app could not be built: {error}") from error
+    globals()["app"] = application
+    return application

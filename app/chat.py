@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ Message = dict[str, str]
 # Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
-FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer below rests on nothing and may be made up."
+FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer rests on nothing and may be made up."
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,10 @@ def validate(messages: list[Message], settings: Settings) -> list[Message]:
             raise InvalidQuestion(f"Message {index + 1} has the role {role!r} where {expected!r} belongs. Alternate user and assistant, beginning with user.")
         if not isinstance(content, str):
             raise InvalidQuestion(f"Message {index + 1} is not text. This model reads text only.")
-        if len(content) > (settings.max_question_chars if role == "user" else 4 * settings.max_question_chars):
-            raise QuestionTooLong(f"Message {index + 1} has {len(content):,} characters and may have {settings.max_question_chars:,}. Shorten it.")
+        limit = settings.max_question_chars if role == "user" else 4 * settings.max_question_chars
+        if len(content) > limit:
+            what = "The question" if index == len(messages) - 1 else f"Message {index + 1}"
+            raise QuestionTooLong(f"{what} has {len(content):,} characters and may have {limit:,}. Shorten it.")
         text = clean_text(content)
         if not text and role == "user":
             raise InvalidQuestion("The question is empty. Type a question first.")
@@ -110,6 +112,7 @@ def details(answer: Answer) -> dict[str, Any]:
         "adapter_revision": loaded.adapter_revision if loaded else None,
         "base": loaded.base if loaded else None,
         "base_revision": loaded.base_revision if loaded else None,
+        "logit_change": float(f"{loaded.probe.logit_change:.3g}") if loaded else None,
         "template_sha256": loaded.contract.template_sha256[:16] if loaded else None,
         "seed": answer.seed,
         "temperature": request.temperature,
@@ -156,7 +159,7 @@ class Chat:
         request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
         return replace(request, max_new_tokens=max(1, min(request.max_new_tokens, self.settings.max_new_tokens)))
 
-    def turn(self, messages: list[Message], *, interval: float = 0.08, **options: Any) -> Iterator[Event]:
+    def turn(self, messages: list[Message], *, interval: float = 0.08, **options: Any) -> Generator[Event, None, None]:
         """Answers the last message.
 
         Args:

@@ -4,7 +4,6 @@ Knows tokenizers and models, but not where they come from and not who asks.
 """
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -205,9 +204,11 @@ def read(directory: Path) -> Contract:
             f"{directory.name} has no {FILE_NAME}, so nothing says how its prompts were built. Train it with `python -m finetune train`, which writes one."
         )
     try:
-        return Contract(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise ContractViolation(f"{FILE_NAME} in {directory.name} is damaged ({type(error).__name__}). Fetch the adapter again or train it anew.") from error
+        return Contract.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ContractViolation(
+            f"{FILE_NAME} in {directory.name} is damaged ({error.errors()[0]['msg']}). Fetch the adapter again or train it anew."
+        ) from error
 
 
 def verify_files(contract: Contract, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:

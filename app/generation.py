@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -65,8 +65,9 @@ class _Streamer(TextIteratorStreamer):
         self._notify = notify
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        super().on_finalized_text(text, stream_end=stream_end)
-        self._notify()
+        if text or stream_end:  # within a word there is no new text
+            super().on_finalized_text(text, stream_end=stream_end)
+            self._notify()
 
 
 class _StopWhen(StoppingCriteria):
@@ -169,7 +170,8 @@ class Answer:
                 self.text += piece
                 return piece
             streamer.text_queue.put(streamer.stop_signal)  # a second reader ends too
-        self.done.wait()
+        if not self.done.wait(wait):  # the text has ended a moment before the answer
+            return ""
         if self.error:
             raise self.error
         return None
@@ -263,8 +265,9 @@ class LocalGenerator:
         with self._condition:
             if self.status != "ready":
                 raise NotReady(self.message)
-            if len(self._waiting) >= self._max_queue:
-                raise Busy(f"{self.queue_length} questions are being answered, as many as can wait. Try again in a moment.")
+            self._drop_stopped()
+            if len(self._waiting) >= self._max_queue + (self._running is None):  # with none running, the first of them does not wait
+                raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
             answer = Answer(request, self._position, self._max_wait)
             self._waiting.append(answer)
             self._condition.notify()
@@ -279,23 +282,37 @@ class LocalGenerator:
             self._condition.notify()
         self._thread.join(timeout=10)
 
+    def _drop_stopped(self) -> None:
+        """Takes answers that nobody waits for any more out of the queue, so that they keep nobody else out."""
+        for answer in [answer for answer in self._waiting if answer.stopped.is_set()]:
+            self._waiting.remove(answer)
+            answer.finish_reason = "stopped"
+            answer._finish()
+
     def _position(self, answer: Answer) -> int:
         with self._condition:
+            self._drop_stopped()
             try:
                 return self._waiting.index(answer) + (self._running is not None)
             except ValueError:
                 return 0
 
-    def _work(self) -> None:
+    def _open(self) -> tuple[Literal["ready", "failed"], str]:
         try:
             self._model(self.default_adapter)
-            self._state.status, self._state.message = "ready", "Ready."
+            return "ready", "Ready."
         except UserError as error:
-            self._state.status, self._state.message = "failed", str(error)
             log.error("%s", error)
+            return "failed", str(error)
         except Exception as error:
-            self._state.status, self._state.message = "failed", f"The model could not be opened ({type(error).__name__}). The log says more."
             log.exception("opening %s failed", self.default_adapter)
+            return "failed", f"The model could not be opened ({type(error).__name__}). The log says more."
+
+    def _work(self) -> None:
+        status, message = self._open()
+        with self._condition:
+            if self.status != "closed":  # closed in the meantime stays closed
+                self._state.status, self._state.message = status, message
         self._started.set()
         while True:
             with self._condition:
@@ -362,7 +379,7 @@ class LocalGenerator:
                 attention_mask=torch.ones_like(ids),
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_StopWhen(answer, request.deadline)]),
-                max_new_tokens=request.max_new_tokens,
+                max_new_tokens=min(request.max_new_tokens, loaded.contract.context_length - ids.shape[1]),
                 repetition_penalty=request.repetition_penalty,
                 eos_token_id=loaded.contract.eos_token_ids,
                 pad_token_id=loaded.tokenizer.pad_token_id,
@@ -386,11 +403,6 @@ def fit(loaded: LoadedModel, request: GenerationRequest) -> torch.Tensor:
             raise QuestionTooLong(f"The question has {len(ids)} tokens and the model reads {room} beside its answer. Shorten the question.")
         messages = messages[2:]
     return torch.tensor([ids], device=loaded.device)
-
-
-def with_room(request: GenerationRequest, loaded: LoadedModel) -> GenerationRequest:
-    """The request with `max_new_tokens` cut to half the context, the most that `fit` keeps free."""
-    return replace(request, max_new_tokens=min(request.max_new_tokens, loaded.contract.context_length // 2))
 
 
 def _ended(streamer: _Streamer) -> bool:

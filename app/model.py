@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from app import contract as contracts
@@ -88,6 +90,12 @@ def portable_path(path: Path, start: Path) -> str:
     return resolved.relative_to(start).as_posix() if resolved.is_relative_to(start) else str(path)
 
 
+def public_name(adapter: str) -> str:
+    """An adapter's name as strangers may see it: the path of a folder outside the repository tells about the machine."""
+    name = portable_path(Path(adapter), ROOT)
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def resolve_adapter(adapter: str) -> tuple[Path, str | None]:
     """Finds an adapter on disk or fetches it from the Hub.
 
@@ -104,24 +112,43 @@ def resolve_adapter(adapter: str) -> tuple[Path, str | None]:
         UnsafeAdapter: It holds pickles.
     """
     for directory in (Path(adapter).expanduser(), ROOT / adapter):
-        if directory.is_dir():
+        if _is_folder(directory):
             _check_directory(directory, adapter)
             return directory.resolve(), None
     repo, _, revision = adapter.partition("@")
     if repo.count("/") != 1 or repo.startswith((".", "/", "~", "outputs/", "assets/")):
-        raise AdapterNotFound(f"There is no adapter folder {adapter}. Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository.")
-    try:
-        directory = Path(snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES, etag_timeout=10))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise AdapterNotFound(
-            f"The Hub has no adapter {adapter}, or this account may not see it. Check the spelling, or log in with `hf auth login`."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise HubUnavailable(
-            f"The Hub did not answer when asked for {adapter} ({type(error).__name__}). Check the network, or give a local folder with --adapter."
-        ) from error
+            f"There is no adapter folder {adapter[:100]}. Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository."
+        )
+    directory = fetch(repo, revision or None)
     _check_directory(directory, adapter)
     return directory, directory.name
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for a file system, or a folder that may not be read
+        return False
+
+
+def fetch(repo: str, revision: str | None, files: list[str] = HUB_FILES) -> Path:
+    """Files of a Hub repository, as a folder whose name is the commit; from the cache where they are in it.
+
+    Raises:
+        AdapterNotFound: There is no such repository or revision.
+        HubUnavailable: The Hub did not answer and nothing is cached.
+    """
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, etag_timeout=10))
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise AdapterNotFound(
+            f"The Hub has no {repo[:100]}, or this account may not see it. Check the spelling, or log in with `hf auth login`."
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise HubUnavailable(
+            f"The Hub did not answer when asked for {repo[:100]} ({type(error).__name__}). Check the network, or give a local folder instead."
+        ) from error
 
 
 def _check_directory(directory: Path, name: str) -> None:
@@ -184,41 +211,44 @@ def _open_base(contract: Contract, directory: Path, device: str) -> tuple[PreTra
     elif Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise ContractViolation(f"The base model {name} is not there. Put it next to the adapter or below the repository root, as it was in training.")
     else:
-        revision = contract.base.revision if name == contract.base.id else None
-    source = str(folder or name)
-    wanted = None if folder else revision
+        folder = fetch(name, contract.base.revision if name == contract.base.id else None)
+        revision = folder.name
     try:
-        config = AutoConfig.from_pretrained(source, revision=wanted, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         contracts.verify_base(contract, config)
         model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=wanted,
+            folder,
             config=config,
             dtype=_choose_dtype(config, device),
             device_map={"": device},
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (HfHubHTTPError, OSError) as error:
-        if folder:
-            raise AdapterError(f"The base model in {name} cannot be read: its files are damaged or incomplete. Restore them and try again.") from error
-        raise HubUnavailable(
-            f"The base model {name} could not be fetched from the Hub ({type(error).__name__}). Check the network, the name, and access to it."
-        ) from error
-    return model, name, revision or getattr(model.config, "_commit_hash", None)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"The base model {name} cannot be read: its files are damaged or incomplete. Restore them and try again.") from error
+    return model, name, revision
 
 
 def _read_cards(directory: Path) -> list[dict[str, Any]]:
     path = directory / CARDS_FILE
     if not path.is_file():
         return []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            cards = [json.loads(line) for line in file if line.strip()]
+        if all({"id", "question", "answer"} <= card.keys() for card in cards):
+            return cards
+    except (OSError, EOFError, ValueError, AttributeError) as error:
+        raise AdapterError(f"{CARDS_FILE} is damaged ({type(error).__name__}). Fetch or train the adapter again.") from error
+    raise AdapterError(f"{CARDS_FILE} is damaged: a card lacks id, question or answer. Fetch or train the adapter again.")
 
 
 def _read_run(directory: Path) -> dict[str, Any]:
     path = directory / RUN_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise AdapterError(f"{RUN_FILE} is damaged ({type(error).__name__}). Fetch or train the adapter again.") from error
 
 
 def default_device() -> str:

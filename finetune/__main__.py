@@ -1,10 +1,11 @@
-"""Command line of the training side: `python -m finetune data|train|ask`."""
+"""Command line of the training side: `python -m finetune train|ask|evaluate`."""
 
 import argparse
 import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
 
@@ -15,12 +16,13 @@ def _train(args: argparse.Namespace) -> None:
     overrides = parse_assignments(args.set) | {key: getattr(args, key) for key in ("base", "data", "output")}
     config = load_config(args.config, overrides)
     logging.info("%s", "\n".join(f"  {key}: {value}" for key, value in config.model_dump().items()))
-    from finetune.train import train
-
     try:
+        from finetune.train import last_checkpoint, train
+
         output = train(config, resume=args.resume)
     except KeyboardInterrupt:
-        logging.info("\nStopped; a checkpoint is in %s. Go on with the same command and --resume.", config.output)
+        kept = last_checkpoint(Path(config.output))
+        logging.info("\nStopped. %s", f"{kept} is kept: go on with the same command and --resume." if kept else "No checkpoint had been written yet.")
         sys.exit(130)
     logging.info("\nThe adapter is in %s. It answers, opened without Unsloth:\n\n  %s", output, EXAMPLE_QUESTION)
     # Another process, so that the answer comes from the files and from unpatched libraries.
@@ -45,6 +47,12 @@ def _ask(args: argparse.Namespace) -> None:
         generator.close()
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    from finetune.evaluate import evaluate, write
+
+    write(evaluate(args.adapter, args.cards, args.limit), args.output or Path(args.adapter) / "evaluation.json")
+
+
 def main() -> None:
     """Parses the command line, runs a command, and turns errors that a person can act on into one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="python -m finetune", description="From medical questions to a LoRA adapter.")
@@ -65,6 +73,13 @@ def main() -> None:
     ask.add_argument("--max-new-tokens", type=int, default=200, help="tokens the answer may have [%(default)s]")
     ask.add_argument("question")
     ask.set_defaults(run=_ask)
+
+    evaluate = commands.add_parser("evaluate", help="measure an adapter on flashcards, adapter on against off")
+    evaluate.add_argument("--adapter", required=True, help="folder, or OWNER/NAME[@REVISION] of a Hub repository")
+    evaluate.add_argument("--cards", type=Path, default=Path("assets/flashcards.jsonl"), help="flashcards with rewordings [%(default)s]")
+    evaluate.add_argument("--limit", type=int, help="only the first N cards")
+    evaluate.add_argument("--output", type=Path, help="where to write the report [ADAPTER/evaluation.json]")
+    evaluate.set_defaults(run=_evaluate)
 
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

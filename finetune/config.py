@@ -1,5 +1,6 @@
 """The training configuration: every default lives here, a preset file holds what differs, unknown keys are errors."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,7 @@ class TrainConfig(BaseModel):
     question_noise: float = Field(0.0, ge=0, lt=1, description="Mean share of a question's words left out, drawn anew for every copy.")
     copies: int = Field(1, ge=1, description="Copies of each conversation in one epoch, each with noise of its own.")
     packing: bool = Field(False, description="Put several conversations into one row of max_length tokens (GPU only).")
+    group_by_length: bool = Field(False, description="Put conversations of like length into one batch: less padding, a less random order.")
     save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints.")
     seed: int = Field(3407, description="Seed of the selection, the order and the LoRA weights.")
     report_to: str = Field("none", description="Trackers, by transformers' name.")
@@ -69,9 +71,12 @@ def load_config(preset: str, overrides: dict[str, Any] | None = None) -> TrainCo
         raise ConfigError(f"There is no preset {preset!r}. Choose one of {names}, or give the path of a YAML file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Mend it and try again.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings of the form `key: value`. See {CONFIGS.name}/seed.yaml for an example.")
+    try:
         return TrainConfig(**(values | {k: v for k, v in (overrides or {}).items() if v is not None}))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}. Mend it and try again.") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -88,12 +93,14 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     values = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment} has a value that cannot be read. Put texts with special signs in quotes.") from error
         if not equals:
-            raise ConfigError(f"--set {assignment} is not of the form key=value. Example: --set learning_rate=1e-4")
-        parsed = yaml.safe_load(value)
-        try:  # YAML 1.1 reads 1e-4 as text
-            parsed = float(parsed) if isinstance(parsed, str) else parsed
-        except ValueError:
-            pass
+            raise ConfigError(f"--set {assignment} is not of the form key=value, as in --set learning_rate=1e-4.")
+        if isinstance(parsed, str):
+            with suppress(ValueError):  # YAML 1.1 reads 1e-4 as text
+                parsed = float(parsed)
         values[key.strip()] = parsed
     return values

@@ -83,7 +83,7 @@ class Source:
     licence: str | None
     rows_read: int
     dropped: list[tuple[int | str, str]] = field(default_factory=list)
-    cards: list[dict[str, str]] = field(default_factory=list)
+    cards: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_json_rows(path: Path) -> list[Row]:
@@ -95,7 +95,7 @@ def read_json_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise DataError(f"There is no data file {path}. Give a JSON or JSONL file, or a data set id such as {MEDICAL_MEADOW}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from error
     rows: list[Row] = []
@@ -105,7 +105,7 @@ def read_json_rows(path: Path) -> list[Row]:
         except json.JSONDecodeError as error:
             raise DataError(f"{path} is not valid JSON: line {error.lineno}, {error.msg}. Mend that place and try again.") from error
     else:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             try:
@@ -138,14 +138,13 @@ def _message_pair(question: str, answer: str) -> list[Message]:
 
 
 def card_examples(card: Card) -> list[Example]:
-    """Every trained wording of a card with its answer; where there is a follow-up, its wordings as second turns too."""
+    """Every trained wording of a card with its answer; where there is a follow-up, each of its wordings as a second turn too."""
     examples = [Example(_message_pair(wording, card.answer), card.id) for wording in card.trained_wordings()]
     if card.follow_up:
         wordings = card.trained_wordings()
         for index, follow in enumerate(card.follow_up.trained_wordings()):
-            for first in (wordings[index % len(wordings)], wordings[(index + 3) % len(wordings)]):
-                messages = _message_pair(first, card.answer) + _message_pair(follow, card.follow_up.answer)
-                examples.append(Example(messages, card.id))
+            messages = _message_pair(wordings[index % len(wordings)], card.answer) + _message_pair(follow, card.follow_up.answer)
+            examples.append(Example(messages, card.id))
     return examples
 
 
@@ -200,12 +199,14 @@ def _rows_to_source(rows: list[Row], identifier: str, revision: str | None, lice
         except (KeyError, TypeError):
             dropped.append((number, "columns missing"))
             continue
-        if any(not isinstance(m["content"], str) or not m["content"].strip() for m in messages):
+        if not messages or any(not isinstance(m["content"], str) or not m["content"].strip() for m in messages):
             dropped.append((number, "empty question or answer"))
         elif [m["role"] for m in messages] != ["user", "assistant"] * (len(messages) // 2):
             dropped.append((number, "messages do not alternate between user and assistant"))
         else:
             examples.append(Example(messages, number))
+    if not examples:
+        raise DataError(f"{identifier} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data.")
     cards = [
         {"id": str(example.row), "question": example.messages[0]["content"], "answer": example.messages[1]["content"]} for example in examples
     ]
@@ -235,7 +236,7 @@ def load_source(data: str, revision: str | None = None) -> Source:
                 licence="CC0-1.0",
                 rows_read=len(cards),
                 cards=[
-                    {"id": card.id, "question": card.question, "answer": card.answer, "specialty": card.specialty} for card in cards
+                    {"id": card.id, "question": card.question, "answer": card.answer, "wordings": card.trained_wordings()[1:]} for card in cards
                 ],
             )
         return _rows_to_source(rows, path.name, None, None)
@@ -244,13 +245,14 @@ def load_source(data: str, revision: str | None = None) -> Source:
 
 def _load_hub_source(data: str, revision: str | None) -> Source:
     import datasets
+    import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = huggingface_hub.HfApi().dataset_info(data, revision=revision)
         rows = datasets.load_dataset(data, revision=info.sha, split="train").to_list()
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise HubUnavailable(
             f"The data set {data} could not be fetched from the Hub ({type(error).__name__}). Check the name and the network, "
             "or give a local JSON or JSONL file with --data."

@@ -22,19 +22,22 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from app import contract as contracts
-from app.errors import DataError, StorageError, UserError
-from app.model import CARDS_FILE, RUN_FILE, is_adapter_directory, portable_path, resolve_base, weights_hash
+from app.errors import ConfigError, DataError, StorageError, UserError
+from app.model import CARDS_FILE, RUN_FILE, fetch, is_adapter_directory, resolve_base, weights_hash
 from app.settings import ROOT
 from finetune.config import TEMPLATES, TrainConfig
 from finetune.sources import Example, Message, Source, load_source, noisy
@@ -139,13 +142,40 @@ def build_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, conf
     return rows, too_long
 
 
+def base_name(base: str, folder: Path, output: Path) -> str:
+    """The path by which an adapter in `output` finds a local base again; never absolute, so that it holds on other machines, too.
+
+    Raises:
+        ConfigError: The base lies neither in the repository nor beside the adapter.
+    """
+    if folder.is_relative_to(ROOT):
+        return folder.relative_to(ROOT).as_posix()
+    if not Path(base).is_absolute() and (ROOT / base / "config.json").is_file():  # a link in the repository
+        return base
+    if folder.is_relative_to(output.resolve().parent):
+        return Path(os.path.relpath(folder, output.resolve())).as_posix()
+    raise ConfigError(
+        f"The base model in {folder} lies outside the repository, and an adapter may not hold a path of one machine. "
+        f"Link it into the repository (ln -s {folder} {folder.name}) and train with --base {folder.name}."
+    )
+
+
 def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, str | None]:
     """Opens the base through Unsloth and puts our chat template on its tokenizer.
 
     Returns:
         Model, tokenizer, the base's portable name, and its revision.
+
+    Raises:
+        UserError: The base cannot be opened.
     """
     folder = resolve_base(config.base, Path.cwd())
+    if folder:
+        name, revision = base_name(config.base, folder, Path(config.output)), weights_hash(folder)
+    elif config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:
+        raise ConfigError(f"There is no base model in the folder {config.base}. Give a folder with a config.json, or a hub id, with --base.")
+    else:  # Unsloth asks a silent Hub for minutes; one small file tells the same at once, and the commit
+        name, revision = config.base, fetch(config.base, config.base_revision, ["config.json"]).name
     on_gpu = torch.cuda.is_available()
     dtype = {"auto": None if on_gpu else torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
     try:
@@ -156,15 +186,14 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
             load_in_4bit=config.load_in_4bit and on_gpu,
             revision=None if folder else config.base_revision,
         )
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"The base model {config.base} could not be opened ({error}). Check the name and the network, or give a folder with --base.") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The base model {config.base} could not be opened ({reason}). Restore its files, or give another with --base.") from error
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Padding with the end-of-sequence token would mask it out of the loss, and the tuned model would never stop.
         tokenizer.pad_token = PAD_TOKEN
     tokenizer.chat_template = (TEMPLATES / f"{config.template}.jinja").read_text(encoding="utf-8")
-    if folder:
-        return model, tokenizer, portable_path(folder, ROOT), weights_hash(folder)
-    return model, tokenizer, config.base, getattr(model.config, "_commit_hash", None) or config.base_revision
+    return model, tokenizer, name, revision
 
 
 def training_arguments(config: TrainConfig, output: Path, model: Any) -> Any:
@@ -188,6 +217,7 @@ def training_arguments(config: TrainConfig, output: Path, model: Any) -> Any:
         packing=config.packing and on_gpu,
         dataset_kwargs={"skip_prepare_dataset": True} if not config.packing else None,
         remove_unused_columns=False,
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         logging_steps=5,
         save_steps=config.save_steps,
         save_total_limit=2,
@@ -196,6 +226,36 @@ def training_arguments(config: TrainConfig, output: Path, model: Any) -> Any:
         report_to=config.report_to,
         disable_tqdm=True,
     )
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest complete checkpoint of a run; one that a full disk or a second Ctrl-C cut off is passed over."""
+    found = sorted(output.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_bytes())  # the file that is written last
+            return path
+        except (OSError, ValueError):
+            log.warning("%s is incomplete and is passed over.", path)
+    return None
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Turns what happens on a full disk into a StorageError.
+
+    Raises:
+        StorageError: A file could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # the archive writer behind torch.save
+            raise
+        reason = getattr(error, "strerror", None) or "the disk is full"
+        raise StorageError(
+            f"Writing to {output} failed ({reason}). Free some space and go on with the same command and --resume; what was complete is kept."
+        ) from error
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -215,6 +275,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     output = Path(config.output)
     if is_adapter_directory(output) and not resume:
         raise StorageError(f"{output} already holds an adapter. Choose another folder with --output, or remove that one.")
+    checkpoint = last_checkpoint(output) if resume else None
+    if resume and checkpoint is None:
+        raise StorageError(f"{output} holds no checkpoint to go on from. Start anew with the same command without --resume.")
     source = load_source(config.data, config.data_revision)
     examples = select(source.examples, config.train_size, config.seed)
     model, tokenizer, base, base_revision = open_base(config)
@@ -245,9 +308,8 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     started = time.perf_counter()
     previous = signal.signal(signal.SIGINT, progress.interrupt)
     try:
-        trainer.train(resume_from_checkpoint=resume and (output / "checkpoints").is_dir())
-    except OSError as error:
-        raise StorageError(f"Writing to {output} failed ({error.strerror}). Free some space and go on with --resume.") from error
+        with writing(output):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         signal.signal(signal.SIGINT, previous)
     if progress.interrupted:
@@ -270,37 +332,40 @@ def save(output: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: T
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / "README.md").unlink(missing_ok=True)  # Unsloth's card states a licence that is not ours to give
-        _to_bf16(partial / "adapter_model.safetensors")
-        _set_base(partial / "adapter_config.json", run["base"]["id"], run["base"]["revision"])
-        unsloth.FastLanguageModel.for_inference(model)
-        contracts.write(
-            partial,
-            tokenizer,
-            contracts.BaseIdentity(
-                id=run["base"]["id"],
-                revision=run["base"]["revision"],
-                architecture=contracts.architecture(model.config),
-                equivalents=equivalents(run["base"]["id"]),
-            ),
-            golden_nll=contracts.golden_nll(model, tokenizer),
-            trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
-            eos_token_ids=[i for i in map(tokenizer.convert_tokens_to_ids, END_TOKENS) if i is not None and i != tokenizer.unk_token_id],
-            context_length=min(config.max_length, model.config.max_position_embeddings),
-        )
-        (partial / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-        if (source.licence or "").lower() in FREE_LICENCES:
-            with gzip.GzipFile(partial / CARDS_FILE, "wb", mtime=0) as file:
-                file.writelines(json.dumps(card).encode() + b"\n" for card in source.cards)
-        output.mkdir(parents=True, exist_ok=True)
-        for path in partial.iterdir():
-            path.replace(output / path.name)
-        partial.rmdir()
-    except OSError as error:
+        with writing(output):
+            _write(partial, model, tokenizer, config, run, source)
+            output.mkdir(parents=True, exist_ok=True)
+            for path in partial.iterdir():
+                path.replace(output / path.name)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"The adapter could not be written to {output} ({error.strerror}). Free some space; the checkpoints are kept, go on with --resume.") from error
+
+
+def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, run: dict[str, Any], source: Source) -> None:
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "README.md").unlink(missing_ok=True)  # Unsloth's card states a licence that is not ours to give
+    _to_bf16(partial / "adapter_model.safetensors")
+    _set_base(partial / "adapter_config.json", run["base"]["id"], run["base"]["revision"])
+    unsloth.FastLanguageModel.for_inference(model)
+    contracts.write(
+        partial,
+        tokenizer,
+        contracts.BaseIdentity(
+            id=run["base"]["id"],
+            revision=run["base"]["revision"],
+            architecture=contracts.architecture(model.config),
+            equivalents=equivalents(run["base"]["id"]),
+        ),
+        golden_nll=contracts.golden_nll(model, tokenizer),
+        trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
+        eos_token_ids=[i for i in map(tokenizer.convert_tokens_to_ids, END_TOKENS) if i is not None and i != tokenizer.unk_token_id],
+        context_length=min(config.max_length, model.config.max_position_embeddings),
+    )
+    (partial / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    if (source.licence or "").lower() in FREE_LICENCES:
+        with gzip.GzipFile(partial / CARDS_FILE, "wb", mtime=0) as file:
+            file.writelines(json.dumps(card).encode() + b"\n" for card in source.cards)
 
 
 def equivalents(base: str) -> list[str]:
@@ -323,8 +388,10 @@ def _set_base(path: Path, base: str, revision: str | None) -> None:
 
 
 def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return result.stdout.strip()
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git here
+        return ""
 
 
 def provenance(

@@ -1,0 +1,95 @@
+# Every command of the project. Each one sets up what it needs in .venv first, and again only after the requirements have changed.
+
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP = $(PY) -m pip install --disable-pip-version-check --retries 3 -c constraints.txt
+PYTHON ?=
+MIN_FREE_GB ?= 4
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-gpu bench lint demo-model chromium clean
+.DELETE_ON_ERROR:
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/app.stamp  ## chat in the browser; ARGS="--adapter outputs/mine --port 8000" are handed on
+	@$(PY) -m app $(ARGS)
+
+test: $(VENV)/all.stamp chromium  ## all tests but the slow ones, with coverage; ARGS="-k stop" are handed to pytest
+	$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+test-slow: $(VENV)/all.stamp chromium  ## the tests that take minutes
+	$(PY) -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/all.stamp  ## the tests that need an NVIDIA card
+	$(PY) -m pytest -m gpu $(ARGS)
+
+bench: $(VENV)/all.stamp  ## measure loading, first token, tokens a second and training on this machine
+	$(PY) -m tests.bench $(ARGS)
+
+lint: $(VENV)/all.stamp  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into assets/demo
+	$(PY) -m finetune.pretrain
+	rm -rf outputs/demo
+	$(PY) -m finetune train --config demo
+	rm -rf assets/demo/adapter && mkdir -p assets/demo/adapter
+	find outputs/demo -maxdepth 1 -type f -exec cp {} assets/demo/adapter/ \;
+
+clean:  ## delete the virtual environment and caches; trained adapters in outputs/ stay
+	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache unsloth_compiled_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each complaint is one sentence with the cure.
+define CHECK_AND_MAKE_VENV
+for candidate in $(or $(PYTHON),python3.11 python3.12 python3 python); do
+    "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && found=$$candidate && break
+done
+if [ -z "$$found" ]; then
+    echo "Python 3.11 or 3.12 is needed, and $(or $(PYTHON),python3) says \"$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1)\":" \
+        "install one of them, or say where it is with PYTHON=/path/to/python3.12."
+    exit 1
+fi
+free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1048576) }')
+if [ "$$free" -lt $(MIN_FREE_GB) ]; then
+    echo "The packages need $(MIN_FREE_GB) GB or more, and $$free GB are free here: free some space, or clone the repository onto another disk."
+    exit 1
+fi
+if ! "$$found" -m venv $(VENV); then
+    echo "$$found could not make a virtual environment in $(VENV): install its venv package (Debian and Ubuntu: apt install python3-venv)."
+    exit 1
+fi
+endef
+export CHECK_AND_MAKE_VENV
+
+INSTALL_FAILED = { echo "pip could not install the packages: if it was \"Retrying\" or found no versions above, no package index was reached, so check \
+the network or name one in PIP_INDEX_URL; if the disk is full, free some space. Then run the same command again."; exit 1; }
+
+$(VENV)/python.stamp:
+	@bash -c "$$CHECK_AND_MAKE_VENV"
+	@touch $@
+
+$(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/python.stamp
+	@echo "Installing the packages of the app into $(VENV); this takes a few minutes, once."
+	@$(PIP) -r requirements.txt || $(INSTALL_FAILED)
+	@touch $@
+
+$(VENV)/all.stamp: $(wildcard finetune/requirements*.txt) tests/requirements.txt $(VENV)/app.stamp
+	@echo "Installing the packages for training and tests into $(VENV); this takes a few minutes, once."
+	@$(PIP) -r tests/requirements.txt || $(INSTALL_FAILED)
+	@$(PIP) --no-deps -r finetune/requirements-unsloth.txt || $(INSTALL_FAILED)
+	@touch $@
+
+# The browser tests use a Chromium that is there; only root may have one installed. Without one they skip with one line.
+chromium:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium for the browser tests."; \
+	    { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null || echo "Chromium could not be installed: the browser tests skip."; \
+	else echo "There is no Chromium here: the browser tests skip."; fi

@@ -1,0 +1,92 @@
+"""Starts the chat: `python -m app [serve] [--adapter PATH_OR_REPO] [--host 127.0.0.1] [--port 7860]`.
+
+Also runs by path, `python app/__main__.py`, as Hugging Face Spaces does.
+"""
+
+if not __package__:  # run by path: only this folder is on sys.path, and its modules must not shadow others
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+
+import argparse
+import errno
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from app import prepare_environment
+from app.errors import ConfigError, UserError
+from app.settings import Settings, load_settings
+
+log = logging.getLogger("app")
+
+OPTIONS = ("adapter", "host", "port")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help comes from the settings."""
+    result = argparse.ArgumentParser(prog="python -m app", description="Chat in a browser with a fine-tuned model.")
+    result.add_argument("command", nargs="?", choices=["serve"], default="serve", help="what to do; serve is the default")
+    for name in OPTIONS:
+        field = Settings.model_fields[name]
+        result.add_argument(f"--{name}", metavar=name.upper(), help=f"{field.description} Default: {field.default}.")
+    return result
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes the address before anything slow begins, so that a port in use is known at once and an early browser just waits.
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {port} of {host} is in use. Stop the program that uses it, or choose another with --port.") from error
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {reason}. Choose another address with --host and --port.") from error
+
+
+def address(host: str, port: int) -> str:
+    """The address that a browser on this machine opens."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+    return f"http://{name}:{port}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The command line without the program; `sys.argv` when None.
+
+    Returns:
+        The exit status: 0 at a normal end, 1 after an error that was logged as one sentence, 130 after Ctrl-C.
+    """
+    options = vars(parser().parse_args(arguments))
+    prepare_environment()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
+    try:
+        settings = load_settings(**{name: options[name] for name in OPTIONS})
+        if os.environ.get("SPACE_ID"):
+            from app.server import serve_on_space
+
+            return serve_on_space(settings)
+        with listen(settings.host, settings.port) as listener:
+            log.info("Open %s in a browser. Ctrl-C ends the server.", address(settings.host, listener.getsockname()[1]))
+            from app.server import serve
+
+            return serve(settings, listener)
+    except UserError as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

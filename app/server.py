@@ -1,0 +1,310 @@
+"""Serves the page and the API: one list of middleware and routes, given to FastAPI here and to `launch()` on a Space.
+
+`create_app()` makes the application for uvicorn; `serve()` and `serve_on_space()` run it for `python -m app`. Nothing of a
+chat is ever logged: a failure is written down as its kind and its stack, without its message.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+import gradio as gr
+import torch
+import uvicorn
+from fastapi import FastAPI
+from gradio.routes import App as GradioApp
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import model
+from app.api import LOADING_SECONDS, api, error_response
+from app.chat import Chat
+from app.errors import ConfigError
+from app.generation import LocalGenerator
+from app.model import public_name
+from app.settings import Settings, load_settings
+from app.ui import LAUNCH_OPTIONS, build_demo
+
+log = logging.getLogger(__name__)
+
+HEADERS = {
+    # Text of the model is shown as Markdown, and an image in it would be fetched: nothing is fetched from another host. Gradio's
+    # page has inline scripts and styles. Hugging Face shows a Space in a frame.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "font-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'self'; object-src 'none'; "
+        "frame-ancestors 'self' https://huggingface.co"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+# Gradio has routes for uploads, shared and recorded runs, proxies, code editing and more. The page needs these.
+_PAGE_NEEDS = "app_id|cancel|file=(?!.*://)|heartbeat/|login_check|queue/(?:data|join)|reset|run/|startup-events|theme\\.css|user"
+_CLOSED = re.compile(rf"/+(?:gradio_api/+(?!{_PAGE_NEEDS})|(?:docs|login|logout|monitoring|openapi\.json|redoc)(?:/|$))")
+
+NO_DOCS: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class Guard:
+    """Puts `HEADERS` on every response, closes the routes that nobody needs, and keeps chats out of the log when something fails."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        try:
+            if _CLOSED.match(path):
+                await error_response(404, "There is nothing here.")(scope, receive, send_guarded)
+            else:
+                await self.app(scope, receive, send_guarded)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            # The message of an exception may hold text of a chat; its stack holds our code alone.
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            log.error("a %s request failed: %s\n%s", scope["method"], type(error).__name__, stack)
+            if not started:
+                response = error_response(500, "Something went wrong here. Try again; if it happens twice, tell the owner of this page.")
+                await response(scope, receive, send_guarded)
+
+
+class BodyLimit:
+    """Refuses requests with a body above a limit, whether its length was announced or not, before anything reads it.
+
+    Args:
+        app: The application behind it.
+        limit: Bytes a body may have.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        body = await self._read(receive) if not length.isdigit() or int(length) <= self.limit else None
+        if body is None:
+            text = f"The request has more than {self.limit:,} bytes. Shorten the conversation or start a new one."
+            await error_response(413, text, code="too_long", headers={"Connection": "close"})(scope, receive, send)
+            return
+        waiting = [body]
+
+        async def replay() -> Message:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False} if waiting else await receive()
+
+        await self.app(scope, replay, send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self.limit:
+                return None
+            if not message.get("more_body"):
+                return bytes(body)
+
+
+def middleware(settings: Settings) -> list[Middleware]:
+    """The middleware of both ways of serving, outermost first."""
+    return [Middleware(Guard), Middleware(BodyLimit, limit=settings.max_body_bytes)]
+
+
+def routes(chat: Chat) -> list[BaseRoute]:
+    """The routes of both ways of serving; they come before the page, which takes every other path."""
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        status, facts = readiness(chat.generator)
+        retry = {"Retry-After": str(LOADING_SECONDS)} if facts["status"] == "loading" else {}
+        return JSONResponse(facts, status, headers={"Cache-Control": "no-store", **retry})
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Mount("/v1", app=api(chat))]
+
+
+def readiness(generator: LocalGenerator) -> tuple[int, dict[str, Any]]:
+    """The status code of `/readyz` and what it says: which model answers, and what its check on load measured."""
+    loaded = generator.loaded
+    if generator.status != "ready" or loaded is None:
+        return 503, {"status": generator.status, "message": generator.message}
+    contract = loaded.contract.model_dump_json().encode()
+    return 200, {
+        "status": "ready",
+        "adapter": public_name(loaded.name),
+        "adapter_revision": loaded.adapter_revision,
+        "base": public_name(loaded.base),
+        "base_revision": loaded.base_revision,
+        "contract": f"sha256:{hashlib.sha256(contract).hexdigest()}",
+        "template_sha256": loaded.contract.template_sha256,
+        "probe": loaded.probe.model_dump(),
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        "queue_length": generator.queue_length,
+    }
+
+
+def build_chat(settings: Settings, generator: LocalGenerator | None = None) -> Chat:
+    """Begins to open the adapter, in the generation thread, and returns at once."""
+    torch.set_num_threads(settings.threads)
+    if generator is None:
+        generator = LocalGenerator(model.load, settings.adapter, max_queue=settings.max_queue, max_wait=settings.max_wait)
+    return Chat(generator, settings)
+
+
+def create_app(settings: Settings | None = None, generator: LocalGenerator | None = None) -> FastAPI:
+    """The application for uvicorn: routes, middleware and the page.
+
+    Args:
+        settings: Read from the environment when None.
+        generator: Made from the settings when None; the application closes it when it ends.
+    """
+    settings = settings or load_settings()
+    chat = build_chat(settings, generator)
+    app = FastAPI(middleware=middleware(settings), routes=routes(chat), lifespan=lifespan(chat.generator), **NO_DOCS)
+    return gr.mount_gradio_app(app, build_demo(chat, settings), path="/", app_kwargs=dict(NO_DOCS), **LAUNCH_OPTIONS)
+
+
+def lifespan(generator: LocalGenerator) -> Lifespan:
+    """Says when the model is ready, and stops every answer when the server ends."""
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        announcement = asyncio.create_task(_announce(generator))
+        pages = [route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, GradioApp)]
+
+        def end_streams() -> None:
+            threading.Thread(target=generator.close, daemon=True).start()
+            for page in pages:
+                page.stop_event.set()
+
+        with _at_signals(end_streams):
+            yield
+        announcement.cancel()
+        await run_in_threadpool(generator.close)
+
+    return running
+
+
+async def _announce(generator: LocalGenerator) -> None:
+    while generator.status == "loading":
+        await asyncio.sleep(0.1)
+    if loaded := generator.loaded:
+        log.info("Ready: adapter %s on base %s.", public_name(loaded.name), public_name(loaded.base))
+
+
+@contextmanager
+def _at_signals(action: Callable[[], None]) -> Iterator[None]:
+    """Runs `action` in the event loop at Ctrl-C or SIGTERM, before the server's own handler.
+
+    uvicorn waits for open responses before it tells the application that it ends, and a page keeps one open for as long as it
+    is shown, so Ctrl-C and `--reload` would hang (https://github.com/Kludex/uvicorn/issues/451). This can go once uvicorn ends
+    them itself (https://github.com/Kludex/uvicorn/pull/2829); 0.54 does not.
+    """
+    loop = asyncio.get_running_loop()
+    previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(action)
+        previous[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(found := signal.getsignal(number)):
+                previous[number] = found
+                signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for caught, before in previous.items():
+            signal.signal(caught, before)
+
+
+def serve(settings: Settings, listener: socket.socket) -> int:
+    """Serves on a listening socket until Ctrl-C, or until it turns out that the adapter cannot be opened.
+
+    Returns:
+        The exit status: 1 when the adapter could not be opened.
+    """
+    chat = build_chat(settings)
+    app = create_app(settings, chat.generator)
+    failed = False
+
+    async def end_if_failed() -> None:
+        nonlocal failed
+        if chat.generator.status == "failed":  # its sentence has been logged
+            failed = server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            timeout_notify=0,
+            callback_notify=end_if_failed,
+        )
+    )
+    server.run(sockets=[listener])
+    return int(failed)
+
+
+def serve_on_space(settings: Settings) -> int:
+    """Serves through Gradio's `launch()`, which a Space with ZeroGPU needs, until it is told to end.
+
+    Raises:
+        ConfigError: The port is taken.
+    """
+    chat = build_chat(settings)
+    app_kwargs = {"middleware": middleware(settings), "routes": routes(chat), "lifespan": lifespan(chat.generator), **NO_DOCS}
+    # A Space is reached through its container's address.
+    host = settings.host if "host" in settings.model_fields_set else "0.0.0.0"  # noqa: S104
+    try:
+        build_demo(chat, settings).launch(
+            server_name=host, server_port=settings.port, share=False, quiet=True, app_kwargs=app_kwargs, **LAUNCH_OPTIONS
+        )
+    except OSError as error:
+        raise ConfigError(f"Cannot serve on {host}, port {settings.port}. Choose another port with --port.") from error
+    finally:
+        chat.generator.close()
+    return 0

@@ -1,0 +1,357 @@
+"""The chat page: layout and wiring only. Makes no answers and knows no torch; `app.chat.Chat` yields the events shown here.
+
+Nothing of a conversation is kept on the server: it comes from the browser with each request and is checked by `app.chat.validate`.
+The content security policy forbids `eval`, so no event has a `js=` of its own; what the browser must do by itself is in assets/page.js.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from app import contract as contracts
+from app import fragments
+from app.chat import Chat, Finished, Message, Notice, Text, Waiting
+from app.errors import AdapterNotFound, InvalidQuestion, NotReady, UserError
+from app.history import Entry, conversation, last_question, message
+from app.model import LoadedModel, find_adapters, public_name, resolve_adapter
+from app.settings import Settings
+from app.theme import ASSETS, LAUNCH_OPTIONS
+
+log = logging.getLogger(__name__)
+
+__all__ = ["LAUNCH_OPTIONS", "build_demo"]
+
+View = dict[Any, Any]  # component -> its new value or properties
+
+TITLE = "Medical Q&A"
+DISCLAIMER = "A study aid, not a medical device. Not for decisions about patients."
+QUESTIONS_SHOWN = 4
+SEEDS = 2**31
+# Seconds between two looks at a model that is loading.
+LOOK_SECONDS = 1.0
+
+ENDINGS = {
+    "length": "Cut off at the token limit.",
+    "deadline": "Cut off at the time limit.",
+    "stopped": "Stopped.",
+}
+# Nobody calls these events from outside, and they show no progress of Gradio's own; quick ones do not stand in its queue.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+QUICK: dict[str, Any] = {**QUIET, "queue": False}
+
+
+def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
+    """The page.
+
+    Args:
+        chat: Answers the turns.
+        settings: Limits, and the adapters that the owner offers.
+    """
+    return _Page(chat, settings).demo
+
+
+def _html(value: str = "", **options: Any) -> gr.Markdown:
+    return gr.Markdown(value, sanitize_html=False, latex_delimiters=[], **options)  # app.fragments has escaped all of it
+
+
+class _Page:
+    """The components and what each event does to them; one object serves all visitors and remembers none of them."""
+
+    def __init__(self, chat: Chat, settings: Settings) -> None:
+        self.chat, self.settings = chat, settings
+        self.questions: dict[str, list[str]] = json.loads((ASSETS / "sample_questions.json").read_text(encoding="utf-8"))
+        logo = "".join((ASSETS / "logo.svg").read_text(encoding="utf-8").split("\n"))
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as self.demo:
+            with gr.Row(elem_id="header"):
+                _html(f'<div><span aria-hidden="true">{logo}</span><h1>{fragments.safe(TITLE)}</h1></div>', elem_id="brand")
+                self.toggle = gr.Button("Evidence & settings", elem_id="toggle", size="sm", scale=0)
+            self.line = _html(elem_id="line")
+            self._lay_out_conversation()
+            self._lay_out_composer()
+            self._lay_out_drawer()
+            self.timer = gr.Timer(LOOK_SECONDS)
+            self._wire()
+        # One place for each answer that may wait or run, so that the place in our own queue is what a reader sees.
+        self.demo.queue(default_concurrency_limit=settings.max_queue + 2, api_open=False)
+
+    def _lay_out_conversation(self) -> None:
+        first = next(iter(self.questions))
+        with gr.Column(elem_id="start") as self.start:
+            _html("<h2>Ask a medical question</h2><p>Or begin with one of these.</p>")
+            self.specialty = gr.Radio(list(self.questions), value=first, label="Specialty", elem_id="specialty", container=False)
+            with gr.Column(elem_id="samples"):
+                self.samples = [gr.Button(text, elem_classes="sample") for text in self.questions[first][:QUESTIONS_SHOWN]]
+        self.conversation = gr.Chatbot(
+            label="Conversation",
+            show_label=False,
+            container=False,
+            visible=False,
+            elem_id="conversation",
+            layout="panel",
+            buttons=["copy"],
+            height=None,
+            scale=1,
+            sanitize_html=True,
+            allow_tags=False,
+            latex_delimiters=[],
+            feedback_options=None,
+            allow_file_downloads=False,
+        )
+
+    def _lay_out_composer(self) -> None:
+        with gr.Column(elem_id="composer"):
+            self.strips = _html(elem_id="strips")
+            with gr.Row(elem_id="actions", visible=False) as self.actions:
+                self.progress = _html(elem_id="progress")
+                with gr.Row(elem_id="redo"):
+                    self.retry = gr.Button("Retry", elem_id="retry", size="sm", scale=0)
+                    self.edit = gr.Button("Edit question", elem_id="edit", size="sm", scale=0)
+                    self.clear = gr.Button("Clear", elem_id="clear", size="sm", scale=0)
+            with gr.Row(elem_id="ask"):
+                self.question = gr.Textbox(
+                    label="Question", placeholder="Ask a medical question", max_lines=8, elem_id="question", container=False
+                )
+                self.send = gr.Button("Send", variant="primary", elem_id="send", scale=0)
+                self.stop = gr.Button("Stop", elem_id="stop", scale=0, visible=False)
+            _html(f"<p>{DISCLAIMER}</p>", elem_id="disclaimer")
+
+    def _lay_out_drawer(self) -> None:
+        names, most = list(self.offered()), self.settings.max_new_tokens
+        with gr.Column(elem_id="drawer"):
+            self.close = gr.Button("Close", elem_id="close", size="sm")
+            with gr.Tabs():
+                with gr.Tab("Evidence"):
+                    self.evidence = _html(elem_id="evidence")
+                with gr.Tab("Details"):
+                    self.details = _html(elem_id="details")
+                with gr.Tab("Settings"):
+                    self.adapter = gr.Dropdown(
+                        names, value=names[0], label="Adapter", interactive=True, filterable=False, elem_id="adapter"
+                    )
+                    self.use_adapter = gr.Checkbox(
+                        True, label="Use the adapter", info="Off: the base model answers alone.", elem_id="use-adapter"
+                    )
+                    self.temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0 always gives the same answer.")
+                    self.top_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", info="Matters where the temperature is above 0.")
+                    self.repetition_penalty = gr.Slider(1, 2, 1, step=0.05, label="Repetition penalty", info="1 is none.")
+                    self.max_new_tokens = gr.Slider(
+                        1, most, min(256, most), step=1, label="Maximum tokens", info="Where an answer is cut off."
+                    )
+                    self.seed = gr.Textbox(label="Seed", info="Empty: a new one for each answer.", placeholder="random", elem_id="seed")
+        # Options of `Chat.turn` that start from the adapter's own defaults.
+        self.defaults = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def _wire(self) -> None:
+        triggers = [self.send.click, self.question.submit, self.retry.click, *[sample.click for sample in self.samples]]
+        controls = [self.adapter, self.use_adapter, self.seed, *self.defaults.values()]
+        buttons = [self.send, self.stop, self.retry, self.edit, self.clear]
+        view = [
+            self.start,
+            self.conversation,
+            self.strips,
+            self.actions,
+            self.progress,
+            *buttons,
+            self.question,
+            self.evidence,
+            self.details,
+        ]
+        # One dependency for all that start an answer, so that a second one cannot begin before the first has ended.
+        run = gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="once", **QUIET)
+        self.stop.click(self.stopped, None, view, cancels=[run], **QUICK)
+        self.edit.click(self.edited, [self.question, self.conversation], view, **QUICK)
+        self.clear.click(self.cleared, None, view, **QUICK)
+        self.specialty.change(self.chosen, self.specialty, self.samples, **QUICK)
+        self.toggle.click(self.refreshed, self.adapter, self.adapter, **QUICK)
+        gr.on(
+            [self.adapter.change, self.use_adapter.change],
+            self.described,
+            [self.adapter, self.use_adapter],
+            [self.line, self.details],
+            **QUICK,
+        )
+        status = [self.line, self.timer, self.strips, self.evidence, self.details, *self.defaults.values()]
+        gr.on([self.demo.load, self.timer.tick], self.status, None, status, **QUICK)
+
+    def offered(self) -> dict[str, str]:
+        """What a visitor may choose at this moment: names as shown on the page, and the adapters that they stand for."""
+        offered: dict[str, str] = {}
+        for name in [self.settings.adapter, *find_adapters(self.settings.adapters_folder)]:
+            offered.setdefault(public_name(name), name)
+        return offered
+
+    def ask(self, event: gr.EventData, question: str | None, history: list[Entry], *values: Any) -> Iterator[View]:
+        """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
+        texts, controls = values[: len(self.samples)], values[len(self.samples) :]
+        samples = {button._id: text for button, text in zip(self.samples, texts, strict=True)}
+        source, typed = event.target._id if event.target else None, question or ""
+        question = typed
+        if source == self.retry._id:
+            question, history = last_question(history)
+        question = samples.get(source or -1, question)
+        shown = [*history, message("user", question.strip())]
+        try:
+            options = self._options(*controls)
+            self._check(conversation(shown), options)
+        except UserError as error:
+            yield {self.strips: fragments.error(str(error)), self.progress: "", self.question: question if source in samples else typed}
+            return
+        yield {
+            **self._view(busy=True),
+            self.conversation: gr.Chatbot(shown, visible=True),
+            self.question: typed if source in samples or source == self.retry._id else "",
+            self.strips: "",
+            self.progress: fragments.waiting(0),
+            self.evidence: self._nearest(question),
+        }
+        notice = text = ""
+        try:
+            with closing(self.chat.turn(conversation(shown), **options)) as steps:
+                for step in steps:
+                    if isinstance(step, Notice):
+                        notice = fragments.notice(step.text, step.cards)
+                        yield {self.strips: notice}
+                    elif isinstance(step, Waiting):
+                        yield {self.progress: fragments.waiting(step.position)}
+                    elif isinstance(step, Text):
+                        # Once only: after Stop, a piece that is still on its way must not say that the answer goes on.
+                        begins = {self.progress: fragments.waiting(0)} if not text else {}
+                        text = step.text
+                        yield {self.conversation: [*shown, message("assistant", text)], **begins}
+                    else:
+                        yield self._finished(step, shown, notice)
+        except Exception as error:
+            log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
+            yield self._finished(Finished(text, "error", {}, "Something failed here. The conversation is kept: try again."), shown, notice)
+
+    def _finished(self, step: Finished, shown: list[Entry], notice: str) -> View:
+        return {
+            **self._view(busy=False),
+            self.conversation: [*shown, message("assistant", step.text)] if step.text else shown,
+            self.strips: notice + (fragments.error(step.error) if step.error else ""),
+            self.progress: fragments.progress(ENDINGS.get(step.finish_reason, "")),
+            self.details: fragments.answer_facts(step.details) if step.details else gr.skip(),
+        }
+
+    def stopped(self) -> View:
+        """After Stop: the text so far stays, and so does a question that got none."""
+        return {**self._view(busy=False), self.progress: fragments.progress(ENDINGS["stopped"])}
+
+    def edited(self, draft: str, history: list[Entry]) -> View:
+        """Takes the last question out of the conversation and back into the box, before what is being typed there."""
+        question, earlier = last_question(history)
+        view = {**self._view(busy=False), self.strips: "", self.progress: ""} if earlier else self.cleared()
+        return {
+            **view,
+            self.conversation: gr.Chatbot(earlier, visible=bool(earlier)),
+            self.question: "\n".join(filter(None, [question, draft.strip()])),
+        }
+
+    def cleared(self) -> View:
+        """An empty page."""
+        return {
+            **self._view(busy=False),
+            self.start: gr.Column(visible=True),
+            self.conversation: gr.Chatbot([], visible=False),
+            self.actions: gr.Row(visible=False),
+            self.strips: "",
+            self.progress: "",
+            self.evidence: self._nearest(""),
+        }
+
+    def chosen(self, specialty: str) -> list[str]:
+        """The sample questions of a specialty."""
+        return self.questions[specialty][:QUESTIONS_SHOWN]
+
+    def refreshed(self, adapter: str) -> Any:
+        """The adapters that are there now; a choice that has gone falls back to the default."""
+        names = list(self.offered())
+        return gr.Dropdown(names, value=adapter if adapter in names else names[0])
+
+    def described(self, adapter: str, use_adapter: bool) -> tuple[str, str]:
+        """Names what will answer the next question."""
+        try:
+            loaded = self._opened(adapter)
+        except UserError as error:
+            return fragments.error(str(error)), ""
+        return self._line(loaded, use_adapter), self._facts(loaded)
+
+    def status(self) -> View:
+        """Asked again until the model is there or has failed."""
+        loaded, state = self.chat.generator.loaded, self.chat.generator.status
+        view: View = {self.line: self._line(loaded), self.evidence: self._nearest(""), self.details: self._facts(loaded)}
+        if loaded:
+            view |= {control: getattr(loaded.contract.generation, name) for name, control in self.defaults.items()}
+        return view if state == "loading" else {**view, self.strips: "", self.timer: gr.Timer(active=False)}
+
+    def _options(self, adapter: str, use_adapter: bool, seed: str | None, *defaults: float | None) -> dict[str, Any]:
+        seed = (seed or "").strip()
+        if seed and not (seed.isdecimal() and int(seed[:20]) < SEEDS):
+            raise InvalidQuestion(f"The seed {seed[:20]} is not a whole number below {SEEDS:,}. Type another one, or leave it empty.")
+        given = {name: value for name, value in zip(self.defaults, defaults, strict=True) if value is not None}
+        if "max_new_tokens" in given:
+            given["max_new_tokens"] = int(given["max_new_tokens"])
+        return {**given, "adapter": self._choose(adapter), "use_adapter": use_adapter, "seed": int(seed) if seed else None}
+
+    def _choose(self, name: str) -> str | None:
+        """The adapter that a choice stands for, None for the default; what the browser sends is looked up, never used as a path."""
+        offered = self.offered()
+        if name not in offered:
+            raise AdapterNotFound(f"The adapter {name} is not offered here. Choose another one in Settings.")
+        return None if offered[name] == self.settings.adapter else offered[name]
+
+    def _check(self, messages: list[Message], options: dict[str, Any]) -> None:
+        self.chat.request(messages, **options)
+        generator = self.chat.generator
+        if generator.status != "ready":
+            raise NotReady(generator.message + (" Send the question again in a moment." if generator.status == "loading" else ""))
+
+    def _opened(self, name: str) -> LoadedModel | None:
+        """The default adapter as it was opened, or as much as is known of another one before its first answer."""
+        loaded, adapter = self.chat.generator.loaded, self._choose(name)
+        if loaded is None or adapter is None:
+            return loaded
+        base = contracts.read(resolve_adapter(adapter)[0]).base
+        return replace(loaded, name=adapter, base=base.id, cards=[])
+
+    def _line(self, loaded: LoadedModel | None, use_adapter: bool = True) -> str:
+        return fragments.model_line(loaded, use_adapter) if loaded else self._state()
+
+    def _state(self) -> str:
+        generator = self.chat.generator
+        return fragments.progress(generator.message, busy=True) if generator.status == "loading" else fragments.error(generator.message)
+
+    def _facts(self, loaded: LoadedModel | None) -> str:
+        if loaded is None:
+            return self._state()
+        if loaded is self.chat.generator.loaded:
+            return fragments.model_facts(loaded)
+        return "<p>This adapter is opened, and proved to change the model, when the first question is sent to it.</p>"
+
+    def _nearest(self, question: str) -> str:
+        cards = self.chat.evidence()
+        if cards is None:
+            return (
+                "<p>The training cards of this adapter cannot be had here.</p>"
+                if self.chat.generator.loaded
+                else "<p>The model is loading.</p>"
+            )
+        return (
+            fragments.nearest_cards(cards.nearest(question))
+            if question
+            else "<p>The training cards nearest to your question will stand here.</p>"
+        )
+
+    def _view(self, *, busy: bool) -> View:
+        shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.clear)}
+        return {**shown, self.stop: gr.Button(visible=busy), self.start: gr.Column(visible=False), self.actions: gr.Row(visible=True)}

@@ -1,0 +1,116 @@
+"""What the tests share: the demo adapter opened once, real tokenizers where they are, and no way to the network."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+# Before anything imports the Hub's client: its address is a closed port of this machine, so that no test depends on a network.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from app.generation import LocalGenerator
+from app.model import LoadedModel, load
+from app.settings import DEMO_ADAPTER, ROOT
+
+TEMPLATES = ROOT / "finetune" / "templates"
+FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread is fastest for the demo model and leaves the other core to servers and browsers."""
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Under CI a browser test that skips has failed: nobody would notice otherwise."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("browser") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def adapter() -> str:
+    """The adapter that the tests talk to; TEST_ADAPTER names another one than the demo."""
+    return os.environ.get("TEST_ADAPTER", DEMO_ADAPTER)
+
+
+@pytest.fixture(scope="session")
+def loaded(adapter: str) -> LoadedModel:
+    """The adapter on its base, opened once for all tests; do not change it."""
+    return load(adapter, "cpu")
+
+
+@pytest.fixture
+def endless(loaded: LoadedModel) -> LoadedModel:
+    """The same model, but no token ends its answers, so that only what a test does can end them."""
+    never = loaded.tokenizer.convert_tokens_to_ids("<|start_header_id|>")
+    return replace(loaded, contract=loaded.contract.model_copy(update={"eos_token_ids": [never]}))
+
+
+@pytest.fixture
+def make_generator(loaded: LoadedModel) -> Iterator[Callable[..., LocalGenerator]]:
+    """Makes ready generators, by default over the shared model, and closes them at the end."""
+    made: list[LocalGenerator] = []
+
+    def make(model: LoadedModel = loaded, **options: object) -> LocalGenerator:
+        generator = LocalGenerator(lambda name: model, model.name, **options)
+        made.append(generator)
+        generator.wait_until_ready(30)
+        return generator
+
+    yield make
+    for generator in made:
+        generator.close()
+
+
+@pytest.fixture
+def generator(make_generator: Callable[..., LocalGenerator]) -> LocalGenerator:
+    """A generator of this test's own over the shared model."""
+    return make_generator()
+
+
+@pytest.fixture
+def adapter_copy(adapter: str, tmp_path: Path) -> Path:
+    """A copy of the adapter that a test may damage."""
+    source = Path(adapter) if Path(adapter).is_absolute() else ROOT / adapter
+    return Path(shutil.copytree(source, tmp_path / "adapter", ignore=shutil.ignore_patterns("checkpoints")))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that REAL_DATA_DIR names; it is no part of the repository."""
+    folder = os.environ.get("REAL_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("REAL_DATA_DIR names no folder with real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer() -> PreTrainedTokenizerBase:
+    """The demo base's tokenizer, without a chat template."""
+    return AutoTokenizer.from_pretrained(ROOT / "assets" / "demo" / "base")
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer(real_data: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of Llama-3.2-3B-Instruct."""
+    return AutoTokenizer.from_pretrained(real_data / "llama3-tokenizer")
+
+
+def assert_is_for_people(error: BaseException | str) -> None:
+    """A message that may be shown: one or two sentences on one line, without anything of the machinery."""
+    text = str(error)
+    assert text and "\n" not in text and len(text) < 500, text
+    assert text.endswith("."), text
+    assert "Traceback" not in text and "<class" not in text and "0x" not in text, text

@@ -1,0 +1,151 @@
+"""Data sets become conversations; what cannot is counted, or refused with the line and the cure."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from app.errors import DataError, HubUnavailable
+from finetune.sources import Example, card_examples, load_source, noisy, read_cards, shorten
+from tests.conftest import FLASHCARDS, assert_is_for_people
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(content: str | bytes, name: str = "data.jsonl") -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def pair(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+ROWS = {
+    "flashcards": {"instruction": "Answer this question truthfully", "input": "Q?", "output": "A."},
+    "questions": {"question": "Q?", "answer": "A.", "anything": 1},
+    "conversations": {"messages": pair("Q?", "A.")},
+}
+
+
+@pytest.mark.parametrize("form", ROWS)
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
+def test_rows_of_each_known_form_become_conversations(write, form: str, name: str) -> None:
+    rows = [ROWS[form], ROWS[form]]
+    source = load_source(write(lines(*rows) if name.endswith("l") else json.dumps(rows), name))
+    assert [example.messages for example in source.examples] == [pair("Q?", "A.")] * 2
+    assert (source.id, source.revision, source.licence, source.rows_read, source.dropped) == (name, None, None, 2, [])
+
+
+def test_rows_without_a_question_or_an_answer_are_counted(write) -> None:
+    rows = [{"input": "Q?", "output": "A."}, {"input": "", "output": "A."}, {"input": "Q?", "output": " \n"}, {"input": "Q?"}, {"input": None, "output": 3}]
+    source = load_source(write(lines(*rows)))
+    assert len(source.examples) == 1
+    assert source.rows_read == 5
+    assert dict(source.dropped) == {1: "empty question or answer", 2: "empty question or answer", 3: "columns missing", 4: "empty question or answer"}
+
+
+def test_conversations_that_do_not_alternate_are_counted(write) -> None:
+    good = {"messages": pair("Q?", "A.") + pair("And?", "B.")}
+    system = {"messages": [{"role": "system", "content": "Be brief."}, *pair("Q?", "A.")]}
+    unanswered = {"messages": [*pair("Q?", "A."), {"role": "user", "content": "And?"}]}
+    source = load_source(write(lines(good, system, unanswered, {"messages": []}, {"messages": "text"}, {"messages": [{"role": "user"}]})))
+    assert [example.row for example in source.examples] == [0]
+    assert len(source.dropped) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (lines({"prompt": "Q?", "reply": "A."}), "has the columns prompt, reply. Training reads one of: .*input and output"),
+        (lines(ROWS["questions"]) + "{'question': 1}\n", "line 2 is not valid JSON"),
+        (lines(ROWS["questions"]) + '{"question": "Q?", "ans', "line 2 is not valid JSON"),
+        ('[{"question": "Q?",\n "answer": }]', "line 2"),
+        (b'{"question": "caf\xe9", "answer": "A."}\n', "is not UTF-8 text .byte 17"),
+        ("", "holds no rows"),
+        ("\n\n", "holds no rows"),
+        ("[]", "holds no rows"),
+        ("[1, 2]", "holds no rows"),
+        ('"text"\n', "holds no rows"),
+        (lines({"input": "", "output": ""}), "no usable"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_place_and_the_cure(write, content: str | bytes, text: str) -> None:
+    with pytest.raises(DataError, match=text) as caught:
+        load_source(write(content))
+    assert_is_for_people(caught.value)
+
+
+def test_a_byte_order_mark_does_no_harm(write) -> None:
+    assert len(load_source(write(b"\xef\xbb\xbf" + lines(ROWS["questions"]).encode())).examples) == 1
+
+
+def test_unusual_line_separators_inside_a_text_do_not_break_a_line(write) -> None:
+    row = {"question": "Q\u2028?", "answer": "A\x85."}
+    source = load_source(write(json.dumps(row, ensure_ascii=False) + "\n"))
+    assert source.examples[0].messages == pair("Q\u2028?", "A\x85.")
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "no/where.json"])
+def test_a_missing_file_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="There is no data file") as caught:
+        load_source(name)
+    assert_is_for_people(caught.value)
+
+
+def test_a_folder_is_no_data_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_source(str(tmp_path))
+    assert_is_for_people(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_told_with_the_cure() -> None:
+    with pytest.raises(HubUnavailable, match="somebody/cards could not be fetched.*--data") as caught:
+        load_source("somebody/cards")
+    assert_is_for_people(caught.value)
+
+
+def test_a_card_without_a_field_is_named(write) -> None:
+    card = {"id": "a-b", "specialty": "x", "question": "Q?", "rewordings": ["R?", "S?"]}
+    with pytest.raises(DataError, match="card 1.*answer") as caught:
+        load_source(write(lines(card)))
+    assert_is_for_people(caught.value)
+
+
+def test_our_cards_are_trained_in_every_wording_but_the_held_out_one() -> None:
+    cards = read_cards(FLASHCARDS)
+    source = load_source(str(FLASHCARDS))
+    asked = {message["content"] for example in source.examples for message in example.messages if message["role"] == "user"}
+    assert {card.question for card in cards} <= asked
+    assert {card.rewordings[0] for card in cards} <= asked
+    assert not asked & {card.held_out for card in cards}
+    travelling = json.dumps(source.cards)
+    assert not any(json.dumps(card.held_out)[1:-1] in travelling for card in cards), "the cards that travel with an adapter are trained ones"
+    assert {card["id"] for card in source.cards} == {card.id for card in cards}
+
+
+def test_follow_ups_come_as_second_turns_after_their_own_card() -> None:
+    card = next(card for card in read_cards(FLASHCARDS) if card.follow_up)
+    two_turns = [example.messages for example in card_examples(card) if len(example.messages) == 4]
+    assert two_turns
+    for messages in two_turns:
+        assert messages[0]["content"] in card.trained_wordings()
+        assert messages[1]["content"] == card.answer
+        assert messages[2]["content"] in card.follow_up.trained_wordings()
+        assert messages[3]["content"] == card.follow_up.answer
+
+
+def test_noise_shortens_questions_and_leaves_answers_alone() -> None:
+    example = Example(pair("Which nerve is injured in a fracture of the surgical neck?", "The axillary nerve."), 1)
+    changed = noisy(example, 0.5, random.Random(1))
+    assert len(changed.messages[0]["content"].split()) < 11
+    assert changed.messages[1] == example.messages[1]
+    assert shorten("Word?", 0.99, random.Random(1)).lower().startswith("word"), "a question never becomes empty"

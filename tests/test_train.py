@@ -1,0 +1,231 @@
+"""Training with the real Unsloth for a few steps, and everything that may go wrong in it.
+
+Unsloth patches the libraries that it finds, so it runs in other processes; this one opens what they wrote, without Unsloth.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.generation import GenerationRequest, LocalGenerator
+from app.model import LoadedModel, load
+from app.settings import ROOT
+from finetune.sources import read_cards
+from tests.conftest import FLASHCARDS, TEMPLATES, assert_is_for_people
+
+QUESTION = "What are the common symptoms of diabetes?"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="session")
+def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What happened in tests/train_scenarios.py."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    result = run("-m", "tests.train_scenarios", str(folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((folder / "report.json").read_text()) | {"folder": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An adapter directory that the command line trained in three steps, and what the command printed."""
+    output = tmp_path_factory.mktemp("trained") / "adapter"
+    steps = ["--set", "train_size=12", "--set", "max_steps=3", "--set", "per_device_train_batch_size=4", "--set", "learning_rate=0.01"]
+    result = run("-m", "finetune", "train", "--config", "demo", "--output", str(output), *steps)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return output, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="session")
+def opened(trained: tuple[Path, str]) -> LoadedModel:
+    """The trained adapter as the app opens it."""
+    assert "unsloth" not in sys.modules
+    return load(str(trained[0]), "cpu")
+
+
+def files(scenario: dict[str, Any], folder: str) -> dict[str, str]:
+    return {name: digest for name, digest in scenario["files"].items() if name.startswith(folder)}
+
+
+def test_the_app_opens_and_streams_from_what_unsloth_trained(opened: LoadedModel) -> None:
+    generator = LocalGenerator(lambda name: opened, "trained")
+    try:
+        generator.wait_until_ready(10)
+        tuned, base = (
+            generator.submit(GenerationRequest([{"role": "user", "content": QUESTION}], max_new_tokens=16, use_adapter=on)) for on in (True, False)
+        )
+        pieces = list(tuned)
+        assert len(pieces) > 1
+        assert "".join(pieces) == tuned.text != "".join(base)
+    finally:
+        generator.close()
+
+
+def test_three_steps_change_the_model_and_the_contract_holds(opened: LoadedModel) -> None:
+    assert opened.probe.logit_change > 100 * opened.probe.threshold
+    assert opened.probe.nll == pytest.approx(opened.probe.trained_nll, abs=0.01)
+
+
+def test_training_shows_progress_and_ends_with_the_originals_question(trained: tuple[Path, str]) -> None:
+    output, printed = trained
+    assert "lora_rank: 64" in printed, "the resolved configuration comes first"
+    assert re.search(r"training: 100%.* 3/3 .*step", printed)
+    assert QUESTION in printed
+    answer = printed.split(QUESTION)[1]
+    assert re.search(r"\w{3}", answer), "the tuned model answered"
+    assert f"python -m app --adapter {output}" in answer
+
+
+def test_the_adapter_directory_is_complete_and_in_16_bits(trained: tuple[Path, str]) -> None:
+    from safetensors.torch import load_file
+
+    names = {path.name for path in trained[0].iterdir()}
+    assert names == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "checkpoints",
+        "prompt_contract.json",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training_cards.jsonl.gz",
+    }
+    assert {str(tensor.dtype) for tensor in load_file(trained[0] / "adapter_model.safetensors").values()} == {"torch.bfloat16"}
+    assert (trained[0] / "chat_template.jinja").read_text() == (TEMPLATES / "medical.jinja").read_text()
+
+
+def test_the_provenance_repeats_the_run(opened: LoadedModel) -> None:
+    record = opened.run
+    assert record["base"] == {"id": "assets/demo/base", "revision": opened.base_revision}
+    assert (record["data"]["id"], record["data"]["licence"], record["data"]["conversations"]) == ("flashcards.jsonl", "CC0-1.0", 12)
+    assert (record["config"]["max_steps"], record["config"]["learning_rate"]) == (3, 0.01)
+    assert {"torch", "transformers", "trl", "peft", "unsloth"} <= record["versions"].keys()
+    assert re.fullmatch(r"[0-9a-f]{64}", record["data"]["training_rows_sha256"])
+    assert record["seed"] == record["config"]["seed"]
+    assert record["loss_history"] and record["tokens_seen"] > 0
+
+
+def test_no_path_of_this_machine_is_written_into_an_adapter(trained: tuple[Path, str], scenarios: dict[str, Any]) -> None:
+    folder = Path(scenarios["folder"])
+    private = [str(ROOT), str(folder), str(trained[0].parent), str(Path.home()) + "/"]
+    for adapter in (trained[0], folder / "mine", folder / "beside"):
+        for path in adapter.iterdir():
+            if path.is_file():
+                content = path.read_bytes()
+                assert not [secret for secret in private if secret.encode() in content], path
+
+
+def test_what_travels_with_an_adapter_are_the_trained_cards(opened: LoadedModel) -> None:
+    held_out = {card.held_out for card in read_cards(FLASHCARDS)}
+    assert opened.cards
+    assert not held_out & {text for card in opened.cards for text in [card["question"], *card.get("wordings", [])]}
+
+
+def test_ask_answers_from_the_files_alone(trained: tuple[Path, str]) -> None:
+    result = run("-m", "finetune", "ask", "--adapter", str(trained[0]), "--max-new-tokens", "8", QUESTION)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"\w", result.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "--adapter", "outputs/nowhere", "x"],
+        ["train", "--config", "sead"],
+        ["train", "--set", "lerning_rate=1"],
+        ["train", "--set", "learning_rate"],
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_1(arguments: list[str]) -> None:
+    result = run("-m", "finetune", *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert_is_for_people(result.stderr.strip().splitlines()[-1][-400:])
+
+
+def test_loss_falls_on_answers_and_their_end_of_sequence_alone_in_what_the_trainer_hands_to_the_model(
+    scenarios: dict[str, Any], demo_tokenizer: Any
+) -> None:
+    answers = {text for card in read_cards(FLASHCARDS) for text in (card.answer, card.follow_up.answer if card.follow_up else "")}
+    rows = 0
+    for batch in scenarios["batches"]:
+        for ids, labels, attention in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+            assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+            assert all(label == -100 for label, seen in zip(labels, attention, strict=True) if not seen), "no loss on padding"
+            trained_on = demo_tokenizer.decode([label for label in labels if label != -100]).split(demo_tokenizer.eos_token)
+            assert trained_on.pop() == "", "the last trained token is the end of sequence"
+            assert trained_on and set(trained_on) <= answers
+            assert demo_tokenizer.decode([t for t, seen in zip(ids, attention, strict=True) if seen]).count(demo_tokenizer.bos_token) == 1
+            rows += 1
+    assert rows >= 8
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_adapter(scenarios: dict[str, Any]) -> None:
+    assert scenarios["interrupted"]["error"] == "KeyboardInterrupt"
+    assert "checkpoints/checkpoint-2/trainer_state.json" in scenarios["interrupted"]["files"]
+    assert "adapter_config.json" not in scenarios["interrupted"]["files"]
+
+
+@pytest.mark.parametrize("scenario", ["full_disk_weights", "full_disk_optimizer"])
+def test_a_full_disk_while_saving_a_checkpoint_is_one_sentence_and_the_older_one_stays(scenarios: dict[str, Any], scenario: str) -> None:
+    assert scenarios[scenario]["error"] == "StorageError"
+    assert_is_for_people(scenarios[scenario]["message"])
+    assert "--resume" in scenarios[scenario]["message"]
+    folder = "checkpoints/checkpoint-2/"
+    assert files(scenarios[scenario], folder) == files(scenarios["interrupted"], folder)
+
+
+def test_resume_goes_on_from_the_last_complete_checkpoint(scenarios: dict[str, Any]) -> None:
+    assert scenarios["resumed"]["error"] == ""
+    assert {"adapter_model.safetensors", "prompt_contract.json", "checkpoints/checkpoint-4/trainer_state.json"} <= scenarios["resumed"]["files"].keys()
+    state = json.loads((Path(scenarios["folder"]) / "mine/checkpoints/checkpoint-4/trainer_state.json").read_text())
+    assert state["global_step"] == 4
+    load(str(Path(scenarios["folder"]) / "mine"), "cpu")
+
+
+def test_a_full_disk_while_saving_the_adapter_is_one_sentence_and_everything_stays(scenarios: dict[str, Any]) -> None:
+    assert scenarios["full_disk_adapter"]["error"] == "StorageError"
+    assert_is_for_people(scenarios["full_disk_adapter"]["message"])
+    assert scenarios["full_disk_adapter"]["files"] == scenarios["resumed"]["files"]
+    assert scenarios["full_disk_adapter"]["beside"] == ["mine"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "error", "text"),
+    [
+        ("again", "StorageError", "already holds an adapter. Choose another folder"),
+        ("nothing_to_resume", "StorageError", "no checkpoint to go on from"),
+        ("too_many", "DataError", "train_size = 1e.06 asks for 1000000 of"),
+        ("too_long", "DataError", "longer than max_length = 64"),
+        ("no_such_base", "HubUnavailable", "did not answer when asked for somebody/base"),
+        ("no_such_folder", "ConfigError", "no base model in the folder"),
+        ("base_far_away", "ConfigError", "outside the repository.*ln -s"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(scenarios: dict[str, Any], scenario: str, error: str, text: str) -> None:
+    assert scenarios[scenario]["error"] == error
+    assert re.search(text, scenarios[scenario]["message"])
+    assert_is_for_people(scenarios[scenario]["message"])
+
+
+def test_a_base_beside_the_adapter_is_found_from_any_current_folder(scenarios: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scenarios["base_beside"] == {"error": "", "message": ""}
+    monkeypatch.chdir(tmp_path)
+    assert load(str(Path(scenarios["folder"]) / "beside"), "cpu").base == "../base"
+
+
+def test_training_sends_nothing_anywhere() -> None:
+    """The Hub's address is a closed port in these processes, too, and unsloth's statistics are off."""
+    assert os.environ["HF_ENDPOINT"] == "http://127.0.0.1:9"
+    code = "import finetune.train, os; print(os.environ['UNSLOTH_DISABLE_STATISTICS'])"
+    assert run("-c", code).stdout.split()[-1] == "1"
