@@ -1,6 +1,7 @@
 """One turn of a conversation: messages in, a stream of typed events out. Knows no torch, no Gradio and no HTTP."""
 
 import re
+import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ Message = dict[str, str]
 
 # Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+HEARTBEAT_SECONDS = 0.5
 
 FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer rests on nothing and may be made up."
 
@@ -84,9 +87,13 @@ def validate(messages: list[Message], settings: Settings) -> list[Message]:
         role, content = message.get("role"), message.get("content")
         expected = "user" if index % 2 == 0 else "assistant"
         if role == "system":
-            raise InvalidQuestion("System messages are not accepted: the adapter was trained with a system text of its own. Leave the system message out.")
+            raise InvalidQuestion(
+                "System messages are not accepted: the adapter was trained with a system text of its own. Leave the system message out."
+            )
         if role != expected:
-            raise InvalidQuestion(f"Message {index + 1} has the role {role!r} where {expected!r} belongs. Alternate user and assistant, beginning with user.")
+            raise InvalidQuestion(
+                f"Message {index + 1} has the role {role!r} where {expected!r} belongs. Alternate user and assistant, beginning with user."
+            )
         if not isinstance(content, str):
             raise InvalidQuestion(f"Message {index + 1} is not text. This model reads text only.")
         limit = settings.max_question_chars if role == "user" else 4 * settings.max_question_chars
@@ -159,16 +166,19 @@ class Chat:
         request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
         return replace(request, max_new_tokens=max(1, min(request.max_new_tokens, self.settings.max_new_tokens)))
 
-    def turn(self, messages: list[Message], *, interval: float = 0.08, **options: Any) -> Generator[Event, None, None]:
+    def turn(
+        self, messages: list[Message], *, interval: float = 0.08, stop: threading.Event | None = None, **options: Any
+    ) -> Generator[Event, None, None]:
         """Answers the last message.
 
         Args:
             messages: The conversation, ending with the question.
             interval: Seconds between two `Text` events; the first piece comes at once and the last always.
+            stop: Ends the answer from another thread; the turn then finishes with the text so far.
             options: Fields of `GenerationRequest`.
 
         Yields:
-            `Notice` where there is one, `Waiting` while others are answered, `Text`, and one `Finished` at the end.
+            `Notice` where there is one, `Waiting` until the first word, `Text`, and one `Finished` at the end.
             Closing the iterator stops the generation.
         """
         answer: Answer | None = None
@@ -179,7 +189,7 @@ class Chat:
             if evidence is not None and evidence.is_far(question, follow_up=len(request.messages) > 1):
                 yield Notice(FAR_NOTICE, tuple(evidence.nearest(question)))
             answer = self.generator.submit(request)
-            yield from self._stream(answer, interval)
+            yield from self._stream(answer, interval, stop or threading.Event())
         except UserError as error:
             text = answer.text if answer else ""
             yield Finished(text, "error", details(answer) if answer else {}, str(error))
@@ -187,16 +197,23 @@ class Chat:
             if answer is not None:
                 answer.stop()
 
-    def _stream(self, answer: Answer, interval: float) -> Iterator[Event]:
-        position, shown, last = -1, "", 0.0
-        while (piece := answer.poll(wait=interval)) is not None:
-            if not answer.started_at and not answer.text and answer.position != position:
-                position = answer.position
-                yield Waiting(position)
+    def _stream(self, answer: Answer, interval: float, stop: threading.Event) -> Iterator[Event]:
+        position, shown, last, reason = -1, "", 0.0, None
+        while answer.poll(wait=interval) is not None:
+            if stop.is_set():
+                answer.stop()
+                reason = "stopped"
+                break
             now = time.monotonic()
+            # Said again and again: a turn can only be closed at a yield, and whoever waits may close the page.
+            if not answer.text and (answer.position != position or now - last >= HEARTBEAT_SECONDS):
+                position, last = answer.position, now
+                yield Waiting(position)
             if answer.text != shown and (not shown or now - last >= interval):
                 shown, last = answer.text, now
                 yield Text(shown)
         if answer.text != shown:
             yield Text(answer.text)
-        yield Finished(answer.text, answer.finish_reason or "stop", details(answer))
+        yield Finished(
+            answer.text, reason or answer.finish_reason or "stop", {**details(answer), **({"finish_reason": reason} if reason else {})}
+        )

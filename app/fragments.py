@@ -54,7 +54,7 @@ def nearest_cards(cards: list[NearCard]) -> str:
         return "<p>No training card shares a word with the question.</p>"
     share = '<p class="share">{:.0%} of the question, by weight of words</p>'
     rows = "".join(f"<li><h3>{safe(card.question)}</h3><p>{safe(card.answer)}</p>{share.format(card.coverage)}</li>" for card in cards)
-    return f'<p class="label">Training cards, not a source</p><ol>{rows}</ol>'
+    return f"<h2>Training cards, not a source</h2><ol>{rows}</ol>"
 
 
 def model_line(loaded: LoadedModel, use_adapter: bool) -> str:

@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App as GradioApp
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -59,12 +59,17 @@ HEADERS = {
 _PAGE_NEEDS = "app_id|cancel|file=(?!.*://)|heartbeat/|login_check|queue/(?:data|join)|reset|run/|startup-events|theme\\.css|user"
 _CLOSED = re.compile(rf"/+(?:gradio_api/+(?!{_PAGE_NEEDS})|(?:docs|login|logout|monitoring|openapi\.json|redoc)(?:/|$))")
 
+DRAINED = 20  # a body is read to its end up to this many times the limit
+
 NO_DOCS: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class Guard:
-    """Puts `HEADERS` on every response, closes the routes that nobody needs, and keeps chats out of the log when something fails."""
+    """Puts `HEADERS` on every response, closes the routes that nobody needs, and keeps chats out of the log when something fails.
+
+    On a Space Gradio puts its own answers to CORS preflights, which have no content, in front of this.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -80,7 +85,10 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                # Away from localhost Gradio lets every other site use the page in its reader's name.
+                del headers["Access-Control-Allow-Origin"]
             await send(message)
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -117,11 +125,10 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "0")
-        body = await self._read(receive) if not length.isdigit() or int(length) <= self.limit else None
+        body = await self._read(receive)
         if body is None:
             text = f"The request has more than {self.limit:,} bytes. Shorten the conversation or start a new one."
-            await error_response(413, text, code="too_long", headers={"Connection": "close"})(scope, receive, send)
+            await error_response(413, text, code="too_long")(scope, receive, send)
             return
         waiting = [body]
 
@@ -131,16 +138,19 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        body = bytearray()
-        while True:
+        body, size = bytearray(), 0
+        # A client that is cut off while it sends may never read the refusal, so the rest is read, within reason, and forgotten.
+        while size <= DRAINED * self.limit:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            body += message.get("body", b"")
-            if len(body) > self.limit:
-                return None
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= self.limit:
+                body += piece
             if not message.get("more_body"):
-                return bytes(body)
+                return bytes(body) if size <= self.limit else None
+        return None
 
 
 def middleware(settings: Settings) -> list[Middleware]:

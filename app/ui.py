@@ -6,6 +6,7 @@ The content security policy forbids `eval`, so no event has a `js=` of its own; 
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -60,10 +61,11 @@ def _html(value: str = "", **options: Any) -> gr.Markdown:
 
 
 class _Page:
-    """The components and what each event does to them; one object serves all visitors and remembers none of them."""
+    """The components and what each event does to them; one object serves all visitors and remembers nothing of what they write."""
 
     def __init__(self, chat: Chat, settings: Settings) -> None:
         self.chat, self.settings = chat, settings
+        self.running: dict[str, threading.Event] = {}  # by page: set to stop its answer
         self.questions: dict[str, list[str]] = json.loads((ASSETS / "sample_questions.json").read_text(encoding="utf-8"))
         logo = "".join((ASSETS / "logo.svg").read_text(encoding="utf-8").split("\n"))
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as self.demo:
@@ -167,8 +169,8 @@ class _Page:
             self.details,
         ]
         # One dependency for all that start an answer, so that a second one cannot begin before the first has ended.
-        run = gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="once", **QUIET)
-        self.stop.click(self.stopped, None, view, cancels=[run], **QUICK)
+        gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="once", **QUIET)
+        self.stop.click(self.stopped, None, self.progress, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
         self.specialty.change(self.chosen, self.specialty, self.samples, **QUICK)
@@ -190,7 +192,7 @@ class _Page:
             offered.setdefault(public_name(name), name)
         return offered
 
-    def ask(self, event: gr.EventData, question: str | None, history: list[Entry], *values: Any) -> Iterator[View]:
+    def ask(self, event: gr.EventData, request: gr.Request, question: str | None, history: list[Entry], *values: Any) -> Iterator[View]:
         """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
         samples = {button._id: text for button, text in zip(self.samples, texts, strict=True)}
@@ -215,8 +217,10 @@ class _Page:
             self.evidence: self._nearest(question),
         }
         notice = text = ""
+        page = str(request.session_hash)
+        stop = self.running[page] = threading.Event()
         try:
-            with closing(self.chat.turn(conversation(shown), **options)) as steps:
+            with closing(self.chat.turn(conversation(shown), stop=stop, **options)) as steps:
                 for step in steps:
                     if isinstance(step, Notice):
                         notice = fragments.notice(step.text, step.cards)
@@ -224,7 +228,7 @@ class _Page:
                     elif isinstance(step, Waiting):
                         yield {self.progress: fragments.waiting(step.position)}
                     elif isinstance(step, Text):
-                        # Once only: after Stop, a piece that is still on its way must not say that the answer goes on.
+                        # Said once: after Stop, a piece that is still on its way must not say that the answer goes on.
                         begins = {self.progress: fragments.waiting(0)} if not text else {}
                         text = step.text
                         yield {self.conversation: [*shown, message("assistant", text)], **begins}
@@ -233,6 +237,8 @@ class _Page:
         except Exception as error:
             log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
             yield self._finished(Finished(text, "error", {}, "Something failed here. The conversation is kept: try again."), shown, notice)
+        finally:
+            self.running.pop(page, None)
 
     def _finished(self, step: Finished, shown: list[Entry], notice: str) -> View:
         return {
@@ -243,9 +249,11 @@ class _Page:
             self.details: fragments.answer_facts(step.details) if step.details else gr.skip(),
         }
 
-    def stopped(self) -> View:
-        """After Stop: the text so far stays, and so does a question that got none."""
-        return {**self._view(busy=False), self.progress: fragments.progress(ENDINGS["stopped"])}
+    def stopped(self, request: gr.Request) -> str:
+        """Ends the answer that this page is waiting for; `ask` then finishes by itself, which an event that is cancelled could not."""
+        if running := self.running.get(str(request.session_hash)):
+            running.set()
+        return fragments.progress("Stopping")
 
     def edited(self, draft: str, history: list[Entry]) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""

@@ -29,6 +29,7 @@ from typing import Any
 
 import datasets
 import torch
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -44,6 +45,7 @@ from finetune.sources import Example, Message, Source, load_source, noisy
 
 log = logging.getLogger(__name__)
 
+STATE_FILE = "trainer_state.json"
 PAD_TOKEN = "<|finetune_right_pad_id|>"
 END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "unsloth_zoo", "accelerate", "bitsandbytes", "datasets")
@@ -67,7 +69,8 @@ class Progress(TrainerCallback):
         log.info("Stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once.")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Opens the bar, at the step that a resumed run starts from."""
+        """Opens the bar and the history at the step that a resumed run starts from."""
+        self.history = [{"step": entry["step"], "loss": round(entry["loss"], 5)} for entry in state.log_history if "loss" in entry]
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
         self._started, self._tokens_before = time.perf_counter(), int(state.num_input_tokens_seen or 0)
 
@@ -219,6 +222,7 @@ def training_arguments(config: TrainConfig, output: Path, model: Any) -> Any:
         remove_unused_columns=False,
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         logging_steps=5,
+        logging_first_step=True,
         save_steps=config.save_steps,
         save_total_limit=2,
         include_num_input_tokens_seen=True,
@@ -233,11 +237,17 @@ def last_checkpoint(output: Path) -> Path | None:
     found = sorted(output.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
         try:
-            json.loads((path / "trainer_state.json").read_bytes())  # the file that is written last
+            json.loads((path / STATE_FILE).read_bytes())  # the file that is written last
             return path
         except (OSError, ValueError):
             log.warning("%s is incomplete and is passed over.", path)
     return None
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds the last step of its run."""
+    state = json.loads((checkpoint / STATE_FILE).read_bytes())
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 @contextmanager
@@ -309,7 +319,12 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     previous = signal.signal(signal.SIGINT, progress.interrupt)
     try:
         with writing(output):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if checkpoint and is_finished(checkpoint):  # the trainer would add a step
+                set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+                trainer.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+                progress.on_train_begin(trainer.args, trainer.state, trainer.control)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         signal.signal(signal.SIGINT, previous)
     if progress.interrupted:

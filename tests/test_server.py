@@ -258,7 +258,7 @@ def test_too_long_gets_413(served: Served) -> None:
     check_error(served.post(ask("word " * 20_000)), 413)  # characters
     check_error(served.post(ask("\u4e00\u5341" * 1900)), 413)  # within the characters, beyond the context
     check_error(served.post(ask("word " * 100_000)), 413)  # bytes, announced
-    chunks = (b"x" * 10_000 for _ in range(1000))
+    chunks = (b"x" * 10_000 for _ in range(400))  # bytes, not announced
     check_error(HTTP.post(f"{served.url}/v1/chat/completions", content=chunks, headers={"Content-Type": "application/json"}), 413)
 
 
@@ -454,6 +454,12 @@ def test_routes_that_nobody_needs_are_closed(served: Served, path: str) -> None:
         assert HTTP.request(method, served.url + path).status_code == 404
 
 
+def test_no_other_site_may_use_the_page(served: Served) -> None:
+    other = {"Origin": "https://other.example", "Host": "ward.example"}
+    for response in (HTTP.get(served.url + "/config", headers=other), HTTP.options(served.url + "/v1/chat/completions", headers=other)):
+        assert "access-control-allow-origin" not in response.headers
+
+
 def test_no_file_of_the_machine_is_served(served: Served) -> None:
     for path in ("requirements.txt", "app/server.py", "/etc/passwd", "assets/demo/adapter/run.json"):
         assert HTTP.get(f"{served.url}/gradio_api/file={path}").status_code in (403, 404)
@@ -485,6 +491,7 @@ def test_help_explains_each_option_in_the_words_of_the_settings() -> None:
         (["--host", "256.1.1.1"], "Cannot listen on 256.1.1.1"),
         (["--adapter", "nowhere", "--port", "0"], "There is no adapter folder nowhere."),
         (["--adapter", "app", "--port", "0"], "The folder app is no adapter"),
+        (["--adapter", "someone/nothing", "--port", "0"], "The Hub did not answer when asked for someone/nothing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -117,10 +117,11 @@ def main(folder: Path) -> None:
     report["no_such_folder"] = attempt(lambda: training.train(config(output=str(folder / "new"), base=str(folder / "nowhere"))))
 
     base = shutil.copytree("assets/demo/base", folder / "base")
-    report["base_beside"] = attempt(lambda: training.train(config(output=str(folder / "beside"), base=str(base), max_steps=1)))
+    report["base_beside"] = attempt(lambda: training.train(config(output=str(folder / "beside"), base=str(base), max_steps=2)))
     far = shutil.copytree("assets/demo/base", folder / "elsewhere" / "base")
     report["base_far_away"] = attempt(lambda: training.train(config(output=str(folder / "far" / "away"), base=str(far), max_steps=1)))
 
+    report["statistics"] = os.environ.get("UNSLOTH_DISABLE_STATISTICS")
     (folder / "report.json").write_text(json.dumps(report))
 
 
