@@ -3,6 +3,7 @@
 Importing the package costs nothing: the attribute `app` is built when it is first asked for.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -12,6 +13,8 @@ def prepare_environment() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # It says at import that it lacks a kernel for 4-bit weights on a CPU, where we never use them.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(parser().parse_args(arguments))
     prepare_environment()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
     try:
         settings = load_settings(**{name: options[name] for name in OPTIONS})

@@ -10,6 +10,7 @@ from typing import Any
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
 from app.generation import Answer, GenerationRequest, LocalGenerator
+from app.model import public_name
 from app.settings import Settings
 
 Message = dict[str, str]
@@ -114,10 +115,10 @@ def details(answer: Answer) -> dict[str, Any]:
     request, loaded = answer.request, answer.loaded
     speed = answer.tokens_per_second
     facts: dict[str, Any] = {
-        "adapter": loaded.name if loaded else request.adapter,
+        "adapter": public_name(loaded.name) if loaded else request.adapter,
         "adapter_active": request.use_adapter,
         "adapter_revision": loaded.adapter_revision if loaded else None,
-        "base": loaded.base if loaded else None,
+        "base": public_name(loaded.base) if loaded else None,
         "base_revision": loaded.base_revision if loaded else None,
         "logit_change": float(f"{loaded.probe.logit_change:.3g}") if loaded else None,
         "template_sha256": loaded.contract.template_sha256[:16] if loaded else None,
@@ -198,11 +199,10 @@ class Chat:
                 answer.stop()
 
     def _stream(self, answer: Answer, interval: float, stop: threading.Event) -> Iterator[Event]:
-        position, shown, last, reason = -1, "", 0.0, None
+        position, shown, last = -1, "", 0.0
         while answer.poll(wait=interval) is not None:
             if stop.is_set():
                 answer.stop()
-                reason = "stopped"
                 break
             now = time.monotonic()
             # Said again and again: a turn can only be closed at a yield, and whoever waits may close the page.
@@ -214,6 +214,5 @@ class Chat:
                 yield Text(shown)
         if answer.text != shown:
             yield Text(answer.text)
-        yield Finished(
-            answer.text, reason or answer.finish_reason or "stop", {**details(answer), **({"finish_reason": reason} if reason else {})}
-        )
+        reason = answer.finish_reason or ("stopped" if stop.is_set() else "stop")
+        yield Finished(answer.text, reason, {**details(answer), "finish_reason": reason})

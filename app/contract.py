@@ -189,7 +189,9 @@ def _check_neutralised(tokenizer: PreTrainedTokenizerBase) -> None:
     found = [i for i in prompt_ids(tokenizer, [{"role": "user", "content": typed}]) if i in special]
     if found != plain:
         names = ", ".join(sorted({tokenizer.convert_ids_to_tokens(i) for i in set(found) - set(plain)})) or "special tokens"
-        raise ContractViolation(f"The chat template lets {names} through when a person types them. Neutralise them in the template's clean macro.")
+        raise ContractViolation(
+            f"The chat template lets {names} through when a person types them. Neutralise them in the template's clean macro."
+        )
 
 
 def read(directory: Path) -> Contract:
@@ -201,7 +203,8 @@ def read(directory: Path) -> Contract:
     path = directory / FILE_NAME
     if not path.is_file():
         raise ContractViolation(
-            f"{directory.name} has no {FILE_NAME}, so nothing says how its prompts were built. Train it with `python -m finetune train`, which writes one."
+            f"{directory.name} has no {FILE_NAME}, so nothing says how its prompts were built. "
+            "Train it with `python -m finetune train`, which writes one."
         )
     try:
         return Contract.model_validate_json(path.read_bytes())
@@ -222,7 +225,8 @@ def verify_files(contract: Contract, directory: Path, tokenizer: PreTrainedToken
         found = sha256(path) if path.is_file() else "no file"
         if found != expected:
             raise ContractViolation(
-                f"{name} differs from training: sha256 {found[:12]} here, {expected[:12]} in the contract. Restore the file that was trained with, or train anew."
+                f"{name} differs from training: sha256 {found[:12]} here, {expected[:12]} in the contract. "
+                "Restore the file that was trained with, or train anew."
             )
     for number, golden in enumerate(contract.golden, 1):
         ids = prompt_ids(tokenizer, golden.messages)
@@ -242,7 +246,9 @@ def verify_base(contract: Contract, config: Any) -> None:
     here = architecture(config)
     differs = [f"{key} {here[key]} instead of {value}" for key, value in contract.base.architecture.items() if here.get(key) != value]
     if differs:
-        raise ContractViolation(f"The base model differs from the trained one: {'; '.join(differs)}. Open the base that the contract names: {contract.base.id}.")
+        raise ContractViolation(
+            f"The base model differs from the trained one: {'; '.join(differs)}. Open the base that the contract names: {contract.base.id}."
+        )
 
 
 def verify_behaviour(contract: Contract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, serving_dtype: str) -> Probe:
@@ -275,7 +281,8 @@ def verify_behaviour(contract: Contract, model: PreTrainedModel, tokenizer: PreT
     tolerance = max(NLL_TOLERANCE.get(contract.trained_dtype, 0.1), NLL_TOLERANCE.get(serving_dtype, 0.1))
     if not abs(nll - contract.golden_nll) <= tolerance:
         raise ContractViolation(
-            f"The model does not behave as in training: the golden answer's mean NLL is {nll:.3f} here and {contract.golden_nll:.3f} in the contract "
+            f"The model does not behave as in training: the golden answer's mean NLL is {nll:.3f} here "
+            f"and {contract.golden_nll:.3f} in the contract "
             f"(allowed difference {tolerance}). The base or the adapter weights differ; fetch both again."
         )
     return Probe(logit_change=change, threshold=threshold, nll=nll, trained_nll=contract.golden_nll, tolerance=tolerance)

@@ -30,7 +30,7 @@ def error(text: str) -> str:
     return f'<div class="strip error" role="alert"><p>{safe(text)}</p></div>'
 
 
-def notice(text: str, cards: tuple[NearCard, ...]) -> str:
+def notice(text: str, cards: tuple[NearCard, ...] = ()) -> str:
     """A strip with what the reader should know before the answer, and the cards nearest to the question."""
     nearest = "".join(f"<li>{safe(card.question)}</li>" for card in cards)
     return (

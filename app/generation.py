@@ -227,7 +227,7 @@ class LocalGenerator:
 
     @property
     def status(self) -> str:
-        """ "loading", "ready", "failed" or "closed"."""
+        """One of "loading", "ready", "failed" and "closed"."""
         return self._state.status
 
     @property
@@ -359,10 +359,14 @@ class LocalGenerator:
             answer.error = error
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            answer.error = GenerationFailed("The model ran out of memory in the middle of this answer. Ask a shorter question, or clear the conversation.")
+            answer.error = GenerationFailed(
+                "The model ran out of memory in the middle of this answer. Ask a shorter question, or clear the conversation."
+            )
             log.error("out of memory with %d prompt tokens", answer.prompt_tokens)
         except Exception as error:
-            answer.error = GenerationFailed("The model failed in the middle of this answer. Ask again; if it happens twice, tell the owner of this page.")
+            answer.error = GenerationFailed(
+                "The model failed in the middle of this answer. Ask again; if it happens twice, tell the owner of this page."
+            )
             # The message of an exception may hold text of the chat, so only its kind and place are logged.
             log.error("generation failed: %s at %s", type(error).__name__, _place(error))
         finally:
@@ -371,7 +375,11 @@ class LocalGenerator:
 
     def _generate(self, loaded: LoadedModel, answer: Answer, ids: torch.Tensor, streamer: _Streamer) -> None:
         request, model = answer.request, loaded.model
-        sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p} if request.temperature > 0 else {"do_sample": False}
+        sampling = (
+            {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p}
+            if request.temperature > 0
+            else {"do_sample": False}
+        )
         torch.manual_seed(answer.seed)
         with nullcontext() if request.use_adapter else model.disable_adapter():
             output = model.generate(

@@ -15,7 +15,13 @@ from typing import Any
 import httpx
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -118,7 +124,8 @@ def resolve_adapter(adapter: str) -> tuple[Path, str | None]:
     repo, _, revision = adapter.partition("@")
     if repo.count("/") != 1 or repo.startswith((".", "/", "~", "outputs/", "assets/")):
         raise AdapterNotFound(
-            f"There is no adapter folder {adapter[:100]}. Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository."
+            f"There is no adapter folder {adapter[:100]}. "
+            "Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository."
         )
     directory = fetch(repo, revision or None)
     _check_directory(directory, adapter)
@@ -147,7 +154,8 @@ def fetch(repo: str, revision: str | None, files: list[str] = HUB_FILES) -> Path
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise HubUnavailable(
-            f"The Hub did not answer when asked for {repo[:100]} ({type(error).__name__}). Check the network, or give a local folder instead."
+            f"The Hub did not answer when asked for {repo[:100]} ({type(error).__name__}). "
+            "Check the network, or give a local folder instead."
         ) from error
 
 
@@ -155,12 +163,17 @@ def _check_directory(directory: Path, name: str) -> None:
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise UnsafeAdapter(
-            f"{name} holds {', '.join(pickles)}, a pickle format that can run code when opened. Save the adapter as safetensors and delete those files."
+            f"{name} holds {', '.join(pickles)}, a pickle format that can run code when opened. "
+            "Save the adapter as safetensors and delete those files."
         )
     if not is_adapter_directory(directory):
-        raise AdapterError(f"The folder {name} is no adapter: it has no adapter_config.json. Give the folder that `python -m finetune train` wrote.")
+        raise AdapterError(
+            f"The folder {name} is no adapter: it has no adapter_config.json. Give the folder that `python -m finetune train` wrote."
+        )
     if not (directory / "adapter_model.safetensors").is_file():
-        raise AdapterError(f"The folder {name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again.")
+        raise AdapterError(
+            f"The folder {name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again."
+        )
 
 
 def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
@@ -209,7 +222,9 @@ def _open_base(contract: Contract, directory: Path, device: str) -> tuple[PreTra
                 "Restore it, or train the adapter again on the new base."
             )
     elif Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise ContractViolation(f"The base model {name} is not there. Put it next to the adapter or below the repository root, as it was in training.")
+        raise ContractViolation(
+            f"The base model {name} is not there. Put it next to the adapter or below the repository root, as it was in training."
+        )
     else:
         folder = fetch(name, contract.base.revision if name == contract.base.id else None)
         revision = folder.name
@@ -225,7 +240,9 @@ def _open_base(contract: Contract, directory: Path, device: str) -> tuple[PreTra
             trust_remote_code=False,
         )
     except (SafetensorError, OSError) as error:
-        raise AdapterError(f"The base model {name} cannot be read: its files are damaged or incomplete. Restore them and try again.") from error
+        raise AdapterError(
+            f"The base model {name} cannot be read: its files are damaged or incomplete. Restore them and try again."
+        ) from error
     return model, name, revision
 
 
@@ -252,7 +269,7 @@ def _read_run(directory: Path) -> dict[str, Any]:
 
 
 def default_device() -> str:
-    """"cuda" where there is one, else "cpu"."""
+    """The best device there is: "cuda" or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -280,14 +297,19 @@ def load(adapter: str, device: str | None = None) -> LoadedModel:
         raise AdapterError(f"{adapter} is a {peft_config.peft_type} adapter; this app opens LoRA adapters.")
     if peft_config.base_model_name_or_path != contract.base.id:
         raise ContractViolation(
-            f"adapter_config.json names the base {peft_config.base_model_name_or_path}, the contract {contract.base.id}. Restore the file that training wrote."
+            f"adapter_config.json names the base {peft_config.base_model_name_or_path}, the contract {contract.base.id}. "
+            "Restore the file that training wrote."
         )
     contracts.verify_files(contract, directory, tokenizer)
     base_model, base, base_revision = _open_base(contract, directory, device)
     try:
-        model = PeftModel.from_pretrained(base_model, str(directory), is_trainable=False, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+        model = PeftModel.from_pretrained(
+            base_model, str(directory), is_trainable=False, autocast_adapter_dtype=False, low_cpu_mem_usage=True
+        )
     except Exception as error:  # safetensors and PEFT raise many kinds for damaged weights
-        raise AdapterError(f"The weights of {adapter} do not fit their base or are damaged ({type(error).__name__}). Fetch or train it again.") from error
+        raise AdapterError(
+            f"The weights of {adapter} do not fit their base or are damaged ({type(error).__name__}). Fetch or train it again."
+        ) from error
     for name, parameter in model.named_parameters():
         if "lora_" in name:  # PEFT keeps the dtype of the file; computing in two dtypes would cast at every layer
             parameter.data = parameter.data.to(base_model.dtype)
@@ -309,5 +331,7 @@ def load(adapter: str, device: str | None = None) -> LoadedModel:
         cards=_read_cards(directory),
         load_seconds=time.perf_counter() - started,
     )
-    log.info("opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, dtype, loaded.load_seconds, probe.logit_change)
+    log.info(
+        "opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, dtype, loaded.load_seconds, probe.logit_change
+    )
     return loaded

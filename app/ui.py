@@ -31,6 +31,8 @@ View = dict[Any, Any]  # component -> its new value or properties
 
 TITLE = "Medical Q&A"
 DISCLAIMER = "A study aid, not a medical device. Not for decisions about patients."
+# Shown by style.css where Gradio has an error of its own.
+NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
 QUESTIONS_SHOWN = 4
 SEEDS = 2**31
 # Seconds between two looks at a model that is loading.
@@ -108,6 +110,7 @@ class _Page:
     def _lay_out_composer(self) -> None:
         with gr.Column(elem_id="composer"):
             self.strips = _html(elem_id="strips")
+            _html(fragments.error(NOT_TAKEN), elem_id="not-taken")
             with gr.Row(elem_id="actions", visible=False) as self.actions:
                 self.progress = _html(elem_id="progress")
                 with gr.Row(elem_id="redo"):
@@ -170,7 +173,7 @@ class _Page:
         ]
         # One dependency for all that start an answer, so that a second one cannot begin before the first has ended.
         gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="once", **QUIET)
-        self.stop.click(self.stopped, None, self.progress, **QUICK)
+        self.stop.click(self.stopped, None, view, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
         self.specialty.change(self.chosen, self.specialty, self.samples, **QUICK)
@@ -197,18 +200,18 @@ class _Page:
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
         samples = {button._id: text for button, text in zip(self.samples, texts, strict=True)}
         source, typed = event.target._id if event.target else None, question or ""
-        question = typed
+        question = samples.get(source or -1, typed)
         if source == self.retry._id:
             question, history = last_question(history)
-        question = samples.get(source or -1, question)
         shown = [*history, message("user", question.strip())]
         try:
             options = self._options(*controls)
             self._check(conversation(shown), options)
         except UserError as error:
-            yield {self.strips: fragments.error(str(error)), self.progress: "", self.question: question if source in samples else typed}
+            strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
+            yield {self.strips: strip(str(error)), self.progress: "", self.question: question if source in samples else typed}
             return
-        yield {
+        begun = {
             **self._view(busy=True),
             self.conversation: gr.Chatbot(shown, visible=True),
             self.question: typed if source in samples or source == self.retry._id else "",
@@ -216,10 +219,13 @@ class _Page:
             self.progress: fragments.waiting(0),
             self.evidence: self._nearest(question),
         }
+        yield from self._answer(str(request.session_hash), begun, shown, options)
+
+    def _answer(self, page: str, begun: View, shown: list[Entry], options: dict[str, Any]) -> Iterator[View]:
         notice = text = ""
-        page = str(request.session_hash)
         stop = self.running[page] = threading.Event()
         try:
+            yield begun
             with closing(self.chat.turn(conversation(shown), stop=stop, **options)) as steps:
                 for step in steps:
                     if isinstance(step, Notice):
@@ -228,15 +234,13 @@ class _Page:
                     elif isinstance(step, Waiting):
                         yield {self.progress: fragments.waiting(step.position)}
                     elif isinstance(step, Text):
-                        # Said once: after Stop, a piece that is still on its way must not say that the answer goes on.
-                        begins = {self.progress: fragments.waiting(0)} if not text else {}
                         text = step.text
-                        yield {self.conversation: [*shown, message("assistant", text)], **begins}
+                        yield {self.conversation: [*shown, message("assistant", text)], self.progress: fragments.waiting(0)}
                     else:
                         yield self._finished(step, shown, notice)
         except Exception as error:
             log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
-            yield self._finished(Finished(text, "error", {}, "Something failed here. The conversation is kept: try again."), shown, notice)
+            yield self._finished(Finished(text, "error", {}, "Something failed here. Try again: the conversation is kept."), shown, notice)
         finally:
             self.running.pop(page, None)
 
@@ -249,11 +253,12 @@ class _Page:
             self.details: fragments.answer_facts(step.details) if step.details else gr.skip(),
         }
 
-    def stopped(self, request: gr.Request) -> str:
-        """Ends the answer that this page is waiting for; `ask` then finishes by itself, which an event that is cancelled could not."""
-        if running := self.running.get(str(request.session_hash)):
-            running.set()
-        return fragments.progress("Stopping")
+    def stopped(self, request: gr.Request) -> View:
+        """Has the answer that this page is getting end; `ask` then finishes by itself, which a cancelled event could not."""
+        if stop := self.running.get(str(request.session_hash)):
+            stop.set()
+            return {self.progress: gr.skip()}
+        return {**self._view(busy=False), self.progress: fragments.progress(ENDINGS["stopped"])}  # the server was started anew meanwhile
 
     def edited(self, draft: str, history: list[Entry]) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""

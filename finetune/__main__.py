@@ -2,10 +2,11 @@
 
 import argparse
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from app import prepare_environment
 
 EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
 
@@ -22,7 +23,9 @@ def _train(args: argparse.Namespace) -> None:
         output = train(config, resume=args.resume)
     except KeyboardInterrupt:
         kept = last_checkpoint(Path(config.output))
-        logging.info("\nStopped. %s", f"{kept} is kept: go on with the same command and --resume." if kept else "No checkpoint had been written yet.")
+        logging.info(
+            "\nStopped. %s", f"{kept} is kept: go on with the same command and --resume." if kept else "No checkpoint had been written yet."
+        )
         sys.exit(130)
     logging.info("\nThe adapter is in %s. It answers, opened without Unsloth:\n\n  %s", output, EXAMPLE_QUESTION)
     # Another process, so that the answer comes from the files and from unpatched libraries.
@@ -38,7 +41,9 @@ def _ask(args: argparse.Namespace) -> None:
     generator = LocalGenerator(load, args.adapter)
     try:
         generator.wait_until_ready()
-        request = GenerationRequest(messages=[{"role": "user", "content": args.question}], use_adapter=not args.base, max_new_tokens=args.max_new_tokens)
+        request = GenerationRequest(
+            messages=[{"role": "user", "content": args.question}], use_adapter=not args.base, max_new_tokens=args.max_new_tokens
+        )
         for delta in generator.submit(request):
             sys.stdout.write(delta)
             sys.stdout.flush()
@@ -63,7 +68,9 @@ def main() -> None:
     train.add_argument("--base", help="base model: a hub id or a folder")
     train.add_argument("--data", help="data set: a hub id, or a JSON or JSONL file")
     train.add_argument("--output", help="folder to write the adapter into")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the configuration; may be repeated")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the configuration; may be repeated"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --output")
     train.set_defaults(run=_train)
 
@@ -82,9 +89,11 @@ def main() -> None:
     evaluate.set_defaults(run=_evaluate)
 
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    prepare_environment()
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from app.errors import UserError
 
     try:

@@ -35,8 +35,12 @@ class TrainConfig(BaseModel):
     lr_scheduler_type: str = Field("cosine", description="Schedule of the learning rate, by transformers' name.")
     warmup_steps: float = Field(0.05, ge=0, description="Below 1: share of the steps to warm up in; else their number.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    optim: str = Field("adamw_8bit", description="Optimizer, by transformers' name; without a GPU adamw_torch takes the place of 8-bit ones.")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where the device has it, else fp16; fp32 on CPU.")
+    optim: str = Field(
+        "adamw_8bit", description="Optimizer, by transformers' name; without a GPU adamw_torch takes the place of 8-bit ones."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the device has it, else fp16; fp32 on CPU."
+    )
     load_in_4bit: bool = Field(True, description="Open the base in NF4 on a GPU; on a CPU it is opened in 16 or 32 bits.")
     gradient_checkpointing: bool = Field(True, description="Recompute activations on a GPU: less memory, more time.")
     lora_rank: int = Field(64, ge=1, description="Rank of the LoRA matrices.")
@@ -80,7 +84,11 @@ def load_config(preset: str, overrides: dict[str, Any] | None = None) -> TrainCo
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        hint = f"Known keys: {', '.join(TrainConfig.model_fields)}." if first["type"] == "extra_forbidden" else TrainConfig.model_fields[key].description
+        hint = (
+            f"Known keys: {', '.join(TrainConfig.model_fields)}."
+            if first["type"] == "extra_forbidden"
+            else TrainConfig.model_fields[key].description
+        )
         raise ConfigError(f"{key} = {first.get('input')!r} is not allowed ({first['msg']}). {hint}") from error
 
 

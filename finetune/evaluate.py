@@ -65,7 +65,10 @@ def held_out_items(cards: list[Card]) -> list[Item]:
 def follow_up_items(cards: list[Card]) -> list[Item]:
     """The held-out wording of each second turn, after the card's question and answer."""
     return [
-        Item([_user(card.question), {"role": "assistant", "content": card.answer}, _user(card.follow_up.rewordings[-1])], card.follow_up.answer)
+        Item(
+            [_user(card.question), {"role": "assistant", "content": card.answer}, _user(card.follow_up.rewordings[-1])],
+            card.follow_up.answer,
+        )
         for card in cards
         if card.follow_up
     ]
@@ -110,7 +113,9 @@ def notice_rates(evidence: Evidence, cards: list[Card], out_of_scope: list[dict[
     """How often the far-from-the-cards notice is shown: it should be for questions outside the cards and not for held-out wordings."""
     rates = {"held-out wordings (should be 0)": bootstrap_mean([evidence.is_far(card.held_out) for card in cards])}
     for kind in sorted({row["kind"] for row in out_of_scope}):
-        rates[f"outside the cards, {kind} (should be 1)"] = bootstrap_mean([evidence.is_far(r["question"]) for r in out_of_scope if r["kind"] == kind])
+        rates[f"outside the cards, {kind} (should be 1)"] = bootstrap_mean(
+            [evidence.is_far(r["question"]) for r in out_of_scope if r["kind"] == kind]
+        )
     return rates
 
 
@@ -130,7 +135,11 @@ def evaluate(adapter: str, cards_path: Path, limit: int | None = None) -> dict[s
     if loaded.device == "cpu":
         torch.set_num_threads(torch.get_num_threads())
     report: dict[str, Any] = {"adapter": loaded.name, "adapter_revision": loaded.adapter_revision, "base": loaded.base, "measures": {}}
-    sets = {"trained wording": trained_items(cards), "held-out wording": held_out_items(cards), "second turn, held-out wording": follow_up_items(cards)}
+    sets = {
+        "trained wording": trained_items(cards),
+        "held-out wording": held_out_items(cards),
+        "second turn, held-out wording": follow_up_items(cards),
+    }
     for name, items in sets.items():
         if not items:
             continue

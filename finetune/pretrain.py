@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 BOS, END_OF_TEXT, PAD, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|eot_id|>"
 SPECIAL_TOKENS = [BOS, END_OF_TEXT, PAD, "<|start_header_id|>", "<|end_header_id|>", EOT]
 # Llama 3's own split pattern: https://github.com/meta-llama/llama-models/blob/main/models/llama3/tokenizer.py
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PROMPT_TEXT = "You are an expert doctor in the field of medicine.\nAnswer the following medical question professionally and accurately."
 
 
@@ -100,9 +98,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 320, laye
     return model
 
 
-def batches(
-    cards: list[Card], tokenizer: PreTrainedTokenizerFast, rng: random.Random, rows: int, length: int
-) -> Iterator[torch.Tensor]:
+def batches(cards: list[Card], tokenizer: PreTrainedTokenizerFast, rng: random.Random, rows: int, length: int) -> Iterator[torch.Tensor]:
     """Endless batches of packed documents, (rows, length) int64; a document is BOS, text, end-of-text."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     stream: list[int] = []
@@ -154,7 +150,9 @@ def pretrain(
     rng = random.Random(seed)
     torch.manual_seed(seed)
     # The prompt's own words are in the tokenizer, so that the template costs few tokens.
-    tokenizer = train_tokenizer([*documents(cards, random.Random(seed)), PROMPT_TEXT, "### Question:\n", "### Medical Answer:\n"], vocab_size)
+    tokenizer = train_tokenizer(
+        [*documents(cards, random.Random(seed)), PROMPT_TEXT, "### Question:\n", "### Medical Answer:\n"], vocab_size
+    )
     model = build_model(tokenizer, **shape).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))

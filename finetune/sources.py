@@ -111,9 +111,13 @@ def read_json_rows(path: Path) -> list[Row]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number} is not valid JSON ({error.msg}). Mend or delete that line and try again.") from error
+                raise DataError(
+                    f"{path}, line {number} is not valid JSON ({error.msg}). Mend or delete that line and try again."
+                ) from error
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} holds no rows of the form {{'question': ..., 'answer': ...}}. See the README for the columns that are read.")
+        raise DataError(
+            f"{path} holds no rows of the form {{'question': ..., 'answer': ...}}. See the README for the columns that are read."
+        )
     return rows
 
 
@@ -186,13 +190,14 @@ READERS: list[tuple[frozenset[str], Callable[[Row], list[Message]]]] = [
 
 def _rows_to_source(rows: list[Row], identifier: str, revision: str | None, licence: str | None) -> Source:
     columns = set(rows[0])
-    for wanted, reader in READERS:
-        if wanted <= columns:
-            break
-    else:
+    reader = next((reader for wanted, reader in READERS if wanted <= columns), None)
+    if reader is None:
         accepted = "; ".join(" and ".join(sorted(wanted)) for wanted, _ in READERS)
-        raise DataError(f"{identifier} has the columns {', '.join(sorted(columns))}. Training reads one of: {accepted}. Rename the columns.")
-    examples, dropped = [], []
+        raise DataError(
+            f"{identifier} has the columns {', '.join(sorted(columns))}. Training reads one of: {accepted}. Rename the columns."
+        )
+    examples: list[Example] = []
+    dropped: list[tuple[int | str, str]] = []
     for number, row in enumerate(rows):
         try:
             messages = reader(row)
@@ -206,9 +211,12 @@ def _rows_to_source(rows: list[Row], identifier: str, revision: str | None, lice
         else:
             examples.append(Example(messages, number))
     if not examples:
-        raise DataError(f"{identifier} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data.")
+        raise DataError(
+            f"{identifier} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data."
+        )
     cards = [
-        {"id": str(example.row), "question": example.messages[0]["content"], "answer": example.messages[1]["content"]} for example in examples
+        {"id": str(example.row), "question": example.messages[0]["content"], "answer": example.messages[1]["content"]}
+        for example in examples
     ]
     return Source(examples, identifier, revision, licence, len(rows), dropped, cards)
 
@@ -236,7 +244,8 @@ def load_source(data: str, revision: str | None = None) -> Source:
                 licence="CC0-1.0",
                 rows_read=len(cards),
                 cards=[
-                    {"id": card.id, "question": card.question, "answer": card.answer, "wordings": card.trained_wordings()[1:]} for card in cards
+                    {"id": card.id, "question": card.question, "answer": card.answer, "wordings": card.trained_wordings()[1:]}
+                    for card in cards
                 ],
             )
         return _rows_to_source(rows, path.name, None, None)
@@ -257,5 +266,5 @@ def _load_hub_source(data: str, revision: str | None) -> Source:
             f"The data set {data} could not be fetched from the Hub ({type(error).__name__}). Check the name and the network, "
             "or give a local JSON or JSONL file with --data."
         ) from error
-    licence = (info.card_data or {}).get("license") if info.card_data else None
-    return _rows_to_source(rows, data, info.sha, licence)
+    licence = info.card_data.get("license") if info.card_data else None
+    return _rows_to_source(rows, data, info.sha, ", ".join(licence) if isinstance(licence, list) else licence)

@@ -99,7 +99,9 @@ def select(examples: list[Example], train_size: float, seed: int) -> list[Exampl
     """Draws a share (up to 1) or a number (above 1) of the examples by seed."""
     count = round(len(examples) * train_size) if train_size <= 1 else int(train_size)
     if not 1 <= count <= len(examples):
-        raise DataError(f"train_size = {train_size:g} asks for {count} of {len(examples)} conversations. Give a share up to 1, or a number up to that.")
+        raise DataError(
+            f"train_size = {train_size:g} asks for {count} of {len(examples)} conversations. Give a share up to 1, or a number up to that."
+        )
     return random.Random(seed).sample(examples, count)
 
 
@@ -139,7 +141,8 @@ def build_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, conf
     lost = too_long + without_loss
     if lost > 0.1 * len(examples) * config.copies:
         raise DataError(
-            f"{lost} of {len(examples) * config.copies} conversations cannot be trained on: {too_long} are longer than max_length = {config.max_length} "
+            f"{lost} of {len(examples) * config.copies} conversations cannot be trained on: "
+            f"{too_long} are longer than max_length = {config.max_length} "
             f"tokens, {without_loss} carry no answer. Raise max_length or clean the data."
         )
     return rows, too_long
@@ -176,11 +179,15 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
     if folder:
         name, revision = base_name(config.base, folder, Path(config.output)), weights_hash(folder)
     elif config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:
-        raise ConfigError(f"There is no base model in the folder {config.base}. Give a folder with a config.json, or a hub id, with --base.")
+        raise ConfigError(
+            f"There is no base model in the folder {config.base}. Give a folder with a config.json, or a hub id, with --base."
+        )
     else:  # Unsloth asks a silent Hub for minutes; one small file tells the same at once, and the commit
         name, revision = config.base, fetch(config.base, config.base_revision, ["config.json"]).name
     on_gpu = torch.cuda.is_available()
-    dtype = {"auto": None if on_gpu else torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+    dtype = {"auto": None if on_gpu else torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
+        config.precision
+    ]
     try:
         model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
             model_name=str(folder or config.base),
@@ -191,7 +198,9 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The base model {config.base} could not be opened ({reason}). Restore its files, or give another with --base.") from error
+        raise UserError(
+            f"The base model {config.base} could not be opened ({reason}). Restore its files, or give another with --base."
+        ) from error
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Padding with the end-of-sequence token would mask it out of the loss, and the tuned model would never stop.
         tokenizer.pad_token = PAD_TOKEN
@@ -202,7 +211,11 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
 def training_arguments(config: TrainConfig, output: Path, model: Any) -> Any:
     """Maps our configuration to Unsloth's (TRL's SFTConfig with two extra fields)."""
     on_gpu = torch.cuda.is_available()
-    half = str(model.dtype).removeprefix("torch.") if config.precision == "auto" else {"bf16": "bfloat16", "fp16": "float16"}.get(config.precision)
+    half = (
+        str(model.dtype).removeprefix("torch.")
+        if config.precision == "auto"
+        else {"bf16": "bfloat16", "fp16": "float16"}.get(config.precision)
+    )
     return unsloth.UnslothTrainingArguments(
         output_dir=str(output / "checkpoints"),
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -264,8 +277,26 @@ def writing(output: Path) -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or "the disk is full"
         raise StorageError(
-            f"Writing to {output} failed ({reason}). Free some space and go on with the same command and --resume; what was complete is kept."
+            f"Writing to {output} failed ({reason}). "
+            "Free some space and go on with the same command and --resume; what was complete is kept."
         ) from error
+
+
+def build_trainer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, list[int]]], config: TrainConfig, callbacks: list[TrainerCallback]
+) -> Any:
+    """Unsloth's trainer over rows that are tokenised and carry their labels, with our progress bar in place of the usual two."""
+    trainer = unsloth.UnslothTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list(rows),
+        args=training_arguments(config, Path(config.output), model),
+        data_collator=None if config.packing else DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8),
+        callbacks=callbacks,
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -292,7 +323,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     examples = select(source.examples, config.train_size, config.seed)
     model, tokenizer, base, base_revision = open_base(config)
     rows, too_long = build_rows(examples, tokenizer, config)
-    log.info("%d conversations, %d rows (%d too long, %d rows of the source unusable)", len(examples), len(rows), too_long, len(source.dropped))
+    log.info(
+        "%d conversations, %d rows (%d too long, %d rows of the source unusable)", len(examples), len(rows), too_long, len(source.dropped)
+    )
     model = unsloth.FastLanguageModel.get_peft_model(
         model,
         r=config.lora_rank,
@@ -305,16 +338,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         random_state=config.seed,
     )
     progress = Progress()
-    trainer = unsloth.UnslothTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=datasets.Dataset.from_list(rows),
-        args=training_arguments(config, output, model),
-        data_collator=None if config.packing else DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8),
-        callbacks=[progress],
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
+    trainer = build_trainer(model, tokenizer, rows, config, [progress])
     started = time.perf_counter()
     previous = signal.signal(signal.SIGINT, progress.interrupt)
     try:
@@ -388,7 +412,11 @@ def equivalents(base: str) -> list[str]:
     name = base.split("/")[-1]
     for suffix in ("-unsloth-bnb-4bit", "-bnb-4bit"):
         name = name.removesuffix(suffix)
-    return [other for other in (f"unsloth/{name}", f"unsloth/{name}-bnb-4bit", f"meta-llama/{name}") if other != base] if base.startswith("unsloth/") else []
+    return (
+        [other for other in (f"unsloth/{name}", f"unsloth/{name}-bnb-4bit", f"meta-llama/{name}") if other != base]
+        if base.startswith("unsloth/")
+        else []
+    )
 
 
 def _to_bf16(path: Path) -> None:

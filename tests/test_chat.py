@@ -134,7 +134,9 @@ def test_closing_a_turn_stops_the_model(make_generator: Callable[..., LocalGener
     assert (running.finish_reason, generator.queue_length) == ("stopped", 0)
 
 
-def test_who_waits_is_told_how_many_come_first(make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings) -> None:
+def test_who_waits_is_told_how_many_come_first(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings
+) -> None:
     generator = make_generator(endless)
     chat = Chat(generator, settings.model_copy(update={"max_new_tokens": 250}))
     first = chat.turn([user(QUESTION)], max_new_tokens=250, interval=0)
@@ -183,7 +185,9 @@ def test_a_loading_model_ends_the_turn_as_a_sentence(settings: Settings, loaded:
         generator.close()
 
 
-def test_no_answer_is_longer_than_the_owner_allows(make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings) -> None:
+def test_no_answer_is_longer_than_the_owner_allows(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings
+) -> None:
     end = turn(Chat(make_generator(endless), settings), QUESTION, max_new_tokens=10**9)[-1]
     assert isinstance(end, Finished)
     assert (end.details["completion_tokens"], end.finish_reason) == (40, "length")

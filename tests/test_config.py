@@ -40,7 +40,7 @@ ORIGINAL = {
 def test_seed_holds_the_originals_values() -> None:
     config = load_config("seed").model_dump()
     assert {key: config[key] for key in ORIGINAL} == ORIGINAL
-    assert MEDICAL_MEADOW == ORIGINAL["data"]
+    assert ORIGINAL["data"] == MEDICAL_MEADOW
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in CONFIGS.glob("*.yaml")))

@@ -112,7 +112,9 @@ def test_other_behaviour_than_in_training_is_refused(loaded: LoadedModel) -> Non
         contracts.verify_behaviour(contract, loaded.model, loaded.tokenizer, loaded.dtype)
 
 
-@pytest.mark.parametrize(("trained", "served", "allowed"), [("4bit", "bfloat16", 0.3), ("bfloat16", "float32", 0.1), ("float32", "float32", 0.02)])
+@pytest.mark.parametrize(
+    ("trained", "served", "allowed"), [("4bit", "bfloat16", 0.3), ("bfloat16", "float32", 0.1), ("float32", "float32", 0.02)]
+)
 def test_the_tolerance_is_the_wider_of_the_two_dtypes(loaded: LoadedModel, trained: str, served: str, allowed: float) -> None:
     contract = loaded.contract.model_copy(update={"trained_dtype": trained})
     assert contracts.verify_behaviour(contract, loaded.model, loaded.tokenizer, served).tolerance == allowed

@@ -9,8 +9,17 @@ from app.model import LoadedModel
 
 CARDS = [
     {"id": "a", "question": "How is septic shock defined?", "answer": "Vasopressors are needed and lactate is above 2 mmol/L."},
-    {"id": "b", "question": "What are the symptoms of diabetes?", "answer": "Thirst, polyuria, tiredness.", "wordings": ["signs of sugar disease"]},
-    {"id": "c", "question": "Which nerve is injured in a fracture of the humeral shaft?", "answer": "The radial nerve, which causes wrist drop."},
+    {
+        "id": "b",
+        "question": "What are the symptoms of diabetes?",
+        "answer": "Thirst, polyuria, tiredness.",
+        "wordings": ["signs of sugar disease"],
+    },
+    {
+        "id": "c",
+        "question": "Which nerve is injured in a fracture of the humeral shaft?",
+        "answer": "The radial nerve, which causes wrist drop.",
+    },
     {"id": "d", "question": "What are the symptoms of hypothyroidism?", "answer": "Tiredness, cold intolerance, weight gain."},
 ]
 

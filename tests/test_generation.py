@@ -127,7 +127,10 @@ def test_many_answers_at_once_equal_the_answers_one_by_one(generator: LocalGener
 
 def test_two_conversations_at_once_never_mix(generator: LocalGenerator) -> None:
     conversations = [
-        [ask(question, temperature=0.8, max_new_tokens=12, seed=number * 10 + turn, use_adapter=number == 0) for turn, question in enumerate(QUESTIONS[number::2])]
+        [
+            ask(question, temperature=0.8, max_new_tokens=12, seed=number * 10 + turn, use_adapter=number == 0)
+            for turn, question in enumerate(QUESTIONS[number::2])
+        ]
         for number in (0, 1)
     ]
     alone = [[text_of(generator.submit(request)) for request in conversation] for conversation in conversations]
@@ -184,7 +187,9 @@ def test_stop_keeps_the_text_and_touches_nobody_else(make_generator: Callable[..
     assert text_of(waiting[1]) == "" and waiting[1].finish_reason == "stopped" and waiting[1].completion_tokens == 0
 
 
-def test_a_stopped_answer_that_waits_leaves_its_place_to_another(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
+def test_a_stopped_answer_that_waits_leaves_its_place_to_another(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel
+) -> None:
     generator = make_generator(endless, max_queue=1)
     running = long_ago(generator)
     generator.submit(ask()).stop()
@@ -234,7 +239,12 @@ def test_an_answer_does_not_wait_for_ever(make_generator: Callable[..., LocalGen
 )
 @pytest.mark.parametrize("use_adapter", [True, False])
 def test_an_exception_inside_generate_reaches_the_reader_and_the_next_answer_works(
-    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, caplog: pytest.LogCaptureFixture, error: Exception, message: str, use_adapter: bool
+    make_generator: Callable[..., LocalGenerator],
+    endless: LoadedModel,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    message: str,
+    use_adapter: bool,
 ) -> None:
     generator = make_generator(endless)
     alone = text_of(generator.submit(ask()))
@@ -326,7 +336,9 @@ def test_nothing_is_answered_while_the_model_loads(loaded: LoadedModel) -> None:
         generator.close()
 
 
-@pytest.mark.parametrize(("error", "message"), [(UserError("The adapter is broken."), "The adapter is broken."), (KeyError("secret"), "could not be opened")])
+@pytest.mark.parametrize(
+    ("error", "message"), [(UserError("The adapter is broken."), "The adapter is broken."), (KeyError("secret"), "could not be opened")]
+)
 def test_a_model_that_cannot_be_opened_is_told_in_words(error: Exception, message: str) -> None:
     def fail(name: str) -> LoadedModel:
         raise error

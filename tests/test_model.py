@@ -102,7 +102,11 @@ REFUSED: dict[str, tuple[Tamper, type[UserError], str]] = {
     "a base that is not there": (name_base("assets/demo/nowhere"), ContractViolation, "assets/demo/nowhere is not there"),
     "a base with an absolute path": (name_base("/srv/models/base"), ContractViolation, "is not there"),
     "a base on a hub that does not answer": (name_base("somebody/base"), HubUnavailable, "did not answer when asked for somebody/base"),
-    "a changed base": (edit_json("prompt_contract.json", base__revision="sha256:0123456789abcdef"), ContractViolation, "was changed since training"),
+    "a changed base": (
+        edit_json("prompt_contract.json", base__revision="sha256:0123456789abcdef"),
+        ContractViolation,
+        "was changed since training",
+    ),
     "another architecture": (
         edit_json("prompt_contract.json", base__architecture__num_hidden_layers=99),
         ContractViolation,
@@ -121,8 +125,16 @@ REFUSED: dict[str, tuple[Tamper, type[UserError], str]] = {
         AdapterError,
         "training_cards.jsonl.gz is damaged",
     ),
-    "a pickle beside the weights": (lambda folder: (folder / "adapter_model.bin").write_bytes(b"\x80\x04."), UnsafeAdapter, "adapter_model.bin"),
-    "a checkpoint in pickle form": (lambda folder: (folder / "training_args.pt").write_bytes(b"\x80\x04."), UnsafeAdapter, "training_args.pt"),
+    "a pickle beside the weights": (
+        lambda folder: (folder / "adapter_model.bin").write_bytes(b"\x80\x04."),
+        UnsafeAdapter,
+        "adapter_model.bin",
+    ),
+    "a checkpoint in pickle form": (
+        lambda folder: (folder / "training_args.pt").write_bytes(b"\x80\x04."),
+        UnsafeAdapter,
+        "training_args.pt",
+    ),
 }
 
 

@@ -46,11 +46,22 @@ def test_rows_of_each_known_form_become_conversations(write, form: str, name: st
 
 
 def test_rows_without_a_question_or_an_answer_are_counted(write) -> None:
-    rows = [{"input": "Q?", "output": "A."}, {"input": "", "output": "A."}, {"input": "Q?", "output": " \n"}, {"input": "Q?"}, {"input": None, "output": 3}]
+    rows = [
+        {"input": "Q?", "output": "A."},
+        {"input": "", "output": "A."},
+        {"input": "Q?", "output": " \n"},
+        {"input": "Q?"},
+        {"input": None, "output": 3},
+    ]
     source = load_source(write(lines(*rows)))
     assert len(source.examples) == 1
     assert source.rows_read == 5
-    assert dict(source.dropped) == {1: "empty question or answer", 2: "empty question or answer", 3: "columns missing", 4: "empty question or answer"}
+    assert dict(source.dropped) == {
+        1: "empty question or answer",
+        2: "empty question or answer",
+        3: "columns missing",
+        4: "empty question or answer",
+    }
 
 
 def test_conversations_that_do_not_alternate_are_counted(write) -> None:
@@ -128,7 +139,9 @@ def test_our_cards_are_trained_in_every_wording_but_the_held_out_one() -> None:
     assert {card.rewordings[0] for card in cards} <= asked
     assert not asked & {card.held_out for card in cards}
     travelling = json.dumps(source.cards)
-    assert not any(json.dumps(card.held_out)[1:-1] in travelling for card in cards), "the cards that travel with an adapter are trained ones"
+    assert not any(json.dumps(card.held_out)[1:-1] in travelling for card in cards), (
+        "the cards that travel with an adapter are trained ones"
+    )
     assert {card["id"] for card in source.cards} == {card.id for card in cards}
 
 

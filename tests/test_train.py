@@ -19,11 +19,13 @@ from finetune.__main__ import main
 from finetune.sources import read_cards
 from tests.conftest import FLASHCARDS, TEMPLATES, assert_is_for_people
 
+pytestmark = pytest.mark.timeout(900)  # a test waits for the processes that it is the first to need
+
 QUESTION = "What are the common symptoms of diabetes?"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,18 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An adapter directory that the command line trained in three steps, and what the command printed."""
     output = tmp_path_factory.mktemp("trained") / "adapter"
-    steps = ["--set", "train_size=12", "--set", "max_steps=3", "--set", "per_device_train_batch_size=4", "--set", "learning_rate=0.01"]
+    steps = [
+        "--set",
+        "train_size=12",
+        "--set",
+        "copies=1",
+        "--set",
+        "max_steps=3",
+        "--set",
+        "per_device_train_batch_size=4",
+        "--set",
+        "learning_rate=0.01",
+    ]
     result = run("-m", "finetune", "train", "--config", "demo", "--output", str(output), *steps)
     assert result.returncode == 0, result.stderr[-3000:]
     return output, result.stdout + result.stderr
@@ -61,7 +74,8 @@ def test_the_app_opens_and_streams_from_what_unsloth_trained(opened: LoadedModel
     try:
         generator.wait_until_ready(10)
         tuned, base = (
-            generator.submit(GenerationRequest([{"role": "user", "content": QUESTION}], max_new_tokens=16, use_adapter=on)) for on in (True, False)
+            generator.submit(GenerationRequest([{"role": "user", "content": QUESTION}], max_new_tokens=16, use_adapter=on))
+            for on in (True, False)
         )
         pieces = list(tuned)
         assert len(pieces) > 1
@@ -184,7 +198,9 @@ def test_a_full_disk_while_saving_a_checkpoint_is_one_sentence_and_the_older_one
 
 def test_resume_goes_on_from_the_last_complete_checkpoint(scenarios: dict[str, Any]) -> None:
     assert scenarios["resumed"]["error"] == ""
-    assert {"adapter_model.safetensors", "prompt_contract.json", "checkpoints/checkpoint-4/trainer_state.json"} <= scenarios["resumed"]["files"].keys()
+    assert {"adapter_model.safetensors", "prompt_contract.json", "checkpoints/checkpoint-4/trainer_state.json"} <= scenarios["resumed"][
+        "files"
+    ].keys()
     state = json.loads((Path(scenarios["folder"]) / "mine/checkpoints/checkpoint-4/trainer_state.json").read_text())
     assert state["global_step"] == 4
     load(str(Path(scenarios["folder"]) / "mine"), "cpu")
@@ -195,6 +211,13 @@ def test_a_full_disk_while_saving_the_adapter_is_one_sentence_and_everything_sta
     assert_is_for_people(scenarios["full_disk_adapter"]["message"])
     assert scenarios["full_disk_adapter"]["files"] == scenarios["resumed"]["files"]
     assert scenarios["full_disk_adapter"]["beside"] == ["mine"], "nothing half-written is left"
+
+
+def test_a_finished_run_that_could_not_be_saved_is_saved_as_it_was_trained(scenarios: dict[str, Any]) -> None:
+    assert scenarios["saved_again"]["error"] == ""
+    name = "adapter_model.safetensors"
+    assert scenarios["saved_again"]["files"][name] == scenarios["resumed"]["files"][name]
+    assert scenarios["saved_again"]["files"].keys() == scenarios["resumed"]["files"].keys(), "no step was added"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +238,9 @@ def test_what_cannot_be_trained_is_refused_in_words(scenarios: dict[str, Any], s
     assert_is_for_people(scenarios[scenario]["message"])
 
 
-def test_a_base_beside_the_adapter_is_found_from_any_current_folder(scenarios: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_beside_the_adapter_is_found_from_any_current_folder(
+    scenarios: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert scenarios["base_beside"] == {"error": "", "message": ""}
     monkeypatch.chdir(tmp_path)
     assert load(str(Path(scenarios["folder"]) / "beside"), "cpu").base == "../base"

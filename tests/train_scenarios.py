@@ -19,7 +19,7 @@ from typing import Any
 from finetune import train as training
 from finetune.config import TrainConfig, load_config
 
-TINY = {"train_size": 24, "per_device_train_batch_size": 4, "max_steps": 4, "save_steps": 2, "num_train_epochs": 1}
+TINY = {"train_size": 24, "per_device_train_batch_size": 4, "max_steps": 4, "save_steps": 2, "num_train_epochs": 1, "copies": 1}
 
 
 def config(**overrides: Any) -> TrainConfig:
@@ -108,6 +108,9 @@ def main(folder: Path) -> None:
         report["full_disk_adapter"] = attempt(lambda: training.train(mine, resume=True))
     report["full_disk_adapter"]["files"] = snapshot(output)
     report["full_disk_adapter"]["beside"] = sorted(path.name for path in folder.iterdir())
+
+    report["saved_again"] = attempt(lambda: training.train(mine, resume=True))
+    report["saved_again"]["files"] = snapshot(output)
 
     report["again"] = attempt(lambda: training.train(mine))
     report["nothing_to_resume"] = attempt(lambda: training.train(config(output=str(folder / "new")), resume=True))

@@ -1,0 +1,50 @@
+"""A Chromium for all browser tests, and pages that remember what they asked for and what went wrong in them."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+
+expect.set_options(timeout=15_000)  # machines that build are slow
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium, or the one that `playwright install chromium` fetched."""
+    with sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        path = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
+        if not Path(path).is_file():
+            pytest.skip("no Chromium here: apt-get install chromium")
+        # Chromium's sandbox does not start for root.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages, each with storage of its own; `page.hosts` and `page.errors` are filled as it lives."""
+    contexts = []
+
+    def opened(url: str, ready: bool = True, **options: Any) -> Page:
+        contexts.append(chromium.new_context(**(options or DESKTOP)))
+        page = contexts[-1].new_page()
+        page.hosts, page.errors = set(), []
+        page.on("request", lambda request: page.hosts.add(request.url.split("/")[2] if "://" in request.url else "data"))
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(url)
+        expect(page.locator("#line code" if ready else "#line p").first).to_be_visible()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()

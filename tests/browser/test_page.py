@@ -1,0 +1,341 @@
+"""The page in a real browser against a real server and model; a hook on the model sets its pace, its end and its failures."""
+
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from app.generation import GenerationRequest, LocalGenerator
+from app.model import LoadedModel, public_name
+from app.settings import ROOT, load_settings
+from app.ui import DISCLAIMER, NOT_TAKEN
+from tests.browser.conftest import DESKTOP, PHONE
+from tests.test_server import Served, Steer, running, wait_for
+
+pytestmark = pytest.mark.browser
+
+NEAR = "What are the common symptoms of diabetes?"
+FAR = "Who won the football championship in Brazil last summer?"
+SECRET = "Zanzibarine"  # stands for what somebody types: it may be on the page and nowhere else
+ENDLESS = {"end_at": None, "delay": 0.02}
+
+
+@pytest.fixture(scope="module")
+def hooked(loaded: LoadedModel) -> Iterator[Steer]:
+    steer = Steer(loaded)
+    handle = loaded.model.get_base_model().register_forward_hook(steer, with_kwargs=True)
+    yield steer
+    handle.remove()
+
+
+@pytest.fixture(scope="module")
+def shared(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("outputs")
+    settings = load_settings(adapter=loaded.name, adapters_folder=folder, max_queue=1, max_body_bytes=300_000)
+    generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
+    generator.wait_until_ready(60)
+    with running(settings, generator) as url:
+        served = Served(url, generator, hooked)
+        served.folder = folder
+        yield served
+
+
+@pytest.fixture
+def served(shared: Served) -> Iterator[Served]:
+    shared.steer.reset()
+    yield shared
+    shared.steer.reset()
+    shared.generator.queue_length and [answer.stop() for answer in [*shared.generator._waiting, shared.generator._running] if answer]
+    assert wait_for(lambda: shared.generator.queue_length == 0), "the test left an answer running"
+
+
+def pace(served: Served, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(served.steer, name, value)
+
+
+def ask(page: Page, question: str) -> None:
+    page.locator("#question textarea").fill(question)
+    page.locator("#send").click()
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator("#retry")).to_be_visible()
+
+
+def answer(page: Page) -> Any:
+    return page.locator("#conversation .bot-row").last
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def test_an_answer_arrives_in_pieces_and_nothing_leaves_the_page(served: Served, open_page: Callable[..., Page]) -> None:
+    pace(served, end_at=40, delay=0.03)
+    page = open_page(served.url)
+    page.evaluate(
+        "window.lengths = []; new MutationObserver(() => {"
+        "const rows = document.querySelectorAll('#conversation .bot-row .message-content');"
+        "if (rows.length) lengths.push(rows[rows.length - 1].textContent.length);"
+        "}).observe(document.body, {subtree: true, childList: true, characterData: true})"
+    )
+    box = page.locator("#question textarea")
+    expect(box).to_be_focused()
+    box.press_sequentially(f"{SECRET}: what are the common")
+    box.press("Shift+Enter")
+    box.press_sequentially("symptoms of diabetes?")
+    box.press("Enter")
+    expect(page.locator("#stop")).to_be_visible()
+    expect(page.locator("#send")).to_be_hidden()
+    finished(page)
+    assert len(set(page.evaluate("lengths"))) >= 4
+    expect(page.locator("#conversation .user-row")).to_contain_text("symptoms of diabetes?")
+    expect(box).to_have_value("")
+    expect(box).to_be_focused()
+    expect(answer(page).get_by_role("button", name="Copy")).to_be_visible()
+    stored = page.evaluate(
+        "async () => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, await caches.keys(), await indexedDB.databases()])"
+    )
+    assert SECRET not in stored
+    assert stored.endswith(",[],[]]")
+    assert page.hosts <= {served.url.split("/")[2], "data"}
+    assert page.errors == []
+
+
+def test_stop_keeps_the_text_and_retry_edit_and_clear_go_on_from_it(served: Served, open_page: Callable[..., Page]) -> None:
+    pace(served, **ENDLESS)
+    page = open_page(served.url)
+    users = page.locator("#conversation .user-row")
+    ask(page, NEAR)
+    expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
+    page.keyboard.press("Escape")
+    finished(page)
+    assert wait_for(lambda: served.generator.queue_length == 0)
+    expect(page.locator("#progress")).to_have_text("Stopped.")
+    expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
+    page.locator("#retry").click()
+    expect(page.locator("#stop")).to_be_visible()
+    expect(users).to_have_count(1)
+    page.locator("#stop").click()
+    finished(page)
+    pace(served, end_at=8, delay=0)
+    ask(page, "How is it treated?")
+    expect(users).to_have_count(2)
+    finished(page)
+    page.locator("#edit").click()
+    expect(page.locator("#question textarea")).to_have_value("How is it treated?")
+    expect(users).to_have_count(1)
+    page.locator("#question textarea").fill("How is it prevented?")
+    page.keyboard.press("Enter")
+    expect(users.last).to_contain_text("How is it prevented?")
+    finished(page)
+    page.locator("#clear").click()
+    expect(page.locator("#start")).to_be_visible()
+    expect(users).to_have_count(0)
+    assert page.errors == []
+
+
+def test_sample_questions_change_with_the_specialty_and_are_asked_at_once(served: Served, open_page: Callable[..., Page]) -> None:
+    page = open_page(served.url)
+    first = page.locator(".sample").all_inner_texts()
+    page.get_by_role("radio", name="Neurology").check(force=True)
+    expect(page.locator(".sample").first).not_to_have_text(first[0])
+    chosen = page.locator(".sample").nth(1)
+    question = chosen.inner_text().strip()
+    chosen.click()
+    expect(page.locator("#conversation .user-row")).to_contain_text(question)
+    finished(page)
+    expect(page.locator("#start")).to_be_hidden()
+
+
+def test_the_drawer_shows_evidence_details_and_settings(
+    served: Served, loaded: LoadedModel, adapter: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(served.url)
+    line, drawer = page.locator("#line"), page.locator("#drawer")
+    expect(line).to_contain_text(public_name(loaded.base))
+    expect(page.get_by_text(DISCLAIMER)).to_have_count(1)
+    expect(drawer).to_be_hidden()
+    ask(page, NEAR)
+    finished(page)
+    page.locator("#toggle").click()
+    expect(drawer).to_contain_text("Training cards, not a source")
+    expect(drawer.get_by_role("heading", name=NEAR)).to_be_visible()
+    page.get_by_role("tab", name="Details").click()
+    expect(drawer).to_contain_text("logits changed by the adapter")
+    expect(drawer).to_contain_text("tokens per second")
+    page.get_by_role("tab", name="Settings").click()
+    expect(drawer.get_by_label("Temperature").first).to_be_visible()
+    page.locator("#close").click()
+    expect(drawer).to_be_hidden()
+    # An adapter that was trained meanwhile is there without a restart.
+    shutil.copytree(ROOT / adapter, served.folder / "newest", ignore=shutil.ignore_patterns("checkpoints", "assets"))
+    page.locator("#toggle").click()
+    page.locator("#adapter input").click()
+    page.get_by_role("option", name="newest").click()
+    expect(line).to_contain_text("newest")
+    page.locator("#use-adapter input").uncheck()
+    expect(line).to_contain_text("adapter off")
+    assert page.errors == []
+
+
+def test_a_question_far_from_the_cards_gets_a_notice_and_a_near_one_none(served: Served, open_page: Callable[..., Page]) -> None:
+    page = open_page(served.url)
+    ask(page, FAR)
+    expect(page.locator(".strip.notice")).to_contain_text("far from every card")
+    finished(page)
+    expect(page.locator(".strip.notice")).to_be_visible()
+    ask(page, NEAR)
+    expect(page.locator("#strips .strip")).to_have_count(0)
+    finished(page)
+
+
+def test_two_tabs_never_mix(served: Served, open_page: Callable[..., Page], loaded: LoadedModel) -> None:
+    questions = [NEAR, "How does metformin lower blood glucose?"]
+    pace(served, end_at=25)
+    alone = []
+    for question in questions:
+        request = GenerationRequest([{"role": "user", "content": question}], **loaded.contract.generation.model_dump())
+        alone.append("".join(served.generator.submit(request)))
+    assert alone[0] != alone[1]
+    pace(served, delay=0.05)
+    pages = [open_page(served.url), open_page(served.url)]
+    for page, question in zip(pages, questions, strict=True):
+        ask(page, question)
+    expect(pages[1].locator("#progress")).to_contain_text("Waiting: 1")
+    for page, text in zip(pages, alone, strict=True):
+        finished(page)
+        assert words(answer(page).locator(".message-content").inner_text()) == words(text)
+
+
+def test_a_closed_tab_stops_its_answer(served: Served, open_page: Callable[..., Page]) -> None:
+    pace(served, **ENDLESS)
+    page = open_page(served.url)
+    ask(page, NEAR)
+    expect(answer(page)).to_be_visible()
+    page.context.close()
+    assert wait_for(lambda: served.generator.queue_length == 0, 5)
+
+
+def test_a_question_that_cannot_be_asked_stays_in_the_box(served: Served, open_page: Callable[..., Page]) -> None:
+    page = open_page(served.url)
+    box, strip = page.locator("#question textarea"), page.locator("#strips .strip.error")
+    ask(page, "   ")
+    expect(strip).to_have_text("The question is empty. Type a question first.")
+    ask(page, "a" * 100_000)
+    expect(strip).to_contain_text("The question has 100,000 characters")
+    assert len(box.input_value()) == 100_000
+    ask(page, "a" * 400_000)  # more than the server reads
+    expect(page.locator("#not-taken")).to_have_text(NOT_TAKEN)
+    assert len(box.input_value()) == 400_000
+    ask(page, NEAR)
+    finished(page)
+    expect(page.locator(".strip.error:visible")).to_have_count(0)
+
+
+def test_a_failure_in_the_middle_keeps_the_text_and_says_one_sentence(served: Served, open_page: Callable[..., Page]) -> None:
+    pace(served, fail_at=12)
+    page = open_page(served.url)
+    ask(page, NEAR)
+    expect(page.locator(".strip.error")).to_contain_text("The model failed in the middle of this answer.")
+    expect(answer(page)).to_contain_text(re.compile(r"\w+"))
+    pace(served, fail_at=None)
+    page.locator("#retry").click()
+    expect(page.locator("#strips .strip")).to_have_count(0)
+    finished(page)
+
+
+def test_a_full_queue_is_said_and_a_place_in_it_is_shown(served: Served, open_page: Callable[..., Page]) -> None:
+    pace(served, **ENDLESS)
+    request = GenerationRequest([{"role": "user", "content": NEAR}], max_new_tokens=400)
+    first = served.generator.submit(request)
+    assert wait_for(lambda: first.started_at is not None)
+    second = served.generator.submit(request)
+    page = open_page(served.url)
+    ask(page, FAR)
+    expect(page.locator(".strip.error")).to_contain_text("questions are being answered, as many as can wait")
+    expect(page.locator("#conversation .user-row")).to_contain_text(FAR)
+    second.stop()
+    page.locator("#retry").click()
+    expect(page.locator("#progress")).to_contain_text("Waiting: 1")
+    pace(served, end_at=8, delay=0)
+    first.stop()
+    finished(page)
+    expect(answer(page)).to_be_visible()
+
+
+def test_while_the_model_loads_the_page_is_there_and_keeps_the_question(loaded: LoadedModel, open_page: Callable[..., Page]) -> None:
+    opened = threading.Event()
+
+    def load(name: str) -> LoadedModel:
+        opened.wait(60)
+        return loaded
+
+    with running(load_settings(adapter=loaded.name), LocalGenerator(load, loaded.name)) as url:
+        page = open_page(url, ready=False)
+        expect(page.locator("#line")).to_have_text("The model is loading.")
+        ask(page, NEAR)
+        expect(page.locator(".strip.notice")).to_contain_text("The model is loading.")
+        expect(page.locator("#question textarea")).to_have_value(NEAR)
+        opened.set()
+        expect(page.locator("#line code").first).to_be_visible()
+        expect(page.locator("#strips .strip")).to_have_count(0)
+        page.locator("#send").click()
+        finished(page)
+        page.context.close()
+
+
+def test_text_on_the_page_runs_nothing_and_fetches_nothing(served: Served, open_page: Callable[..., Page]) -> None:
+    page = open_page(served.url)
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(0.5)
+        url = f"http://127.0.0.1:{stranger.getsockname()[1]}"
+        page.on("dialog", lambda dialog: asked.append(dialog.message))
+        ask(
+            page,
+            f"![a]({url}/a.png) <img src={url}/b.png onerror=alert(1)> <script>alert(2)</script> <iframe src={url}></iframe> ${{alert(3)}}",
+        )
+        finished(page)
+        with pytest.raises(TimeoutError):
+            stranger.accept()
+    assert asked == []
+
+
+@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop-light", "phone-dark"])
+def test_axe_finds_nothing_and_nothing_overflows(served: Served, open_page: Callable[..., Page], device: dict[str, Any]) -> None:
+    pace(served, **ENDLESS)
+    page = open_page(served.url, **device)
+
+    def check(state: str) -> None:
+        violations = Axe().run(page).response["violations"]
+        assert [(state, item["id"], [node["html"][:120] for node in item["nodes"]]) for item in violations] == []
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+        ), state
+        width = device["viewport"]["width"]
+        for button in page.locator("button:visible").all():
+            box = button.bounding_box()
+            assert box is None or (box["x"] >= 0 and box["x"] + box["width"] <= width), (state, button.inner_text())
+
+    check("empty")
+    ask(page, FAR)
+    expect(answer(page)).to_be_visible()
+    check("streaming")
+    page.locator("#stop").click()
+    finished(page)
+    check("finished")
+    page.locator("#toggle").click()
+    for tab in ("Evidence", "Details", "Settings"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+        check(tab)

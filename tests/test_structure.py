@@ -1,0 +1,194 @@
+"""The shape of the repository: imports run one way, and what its files say of one another is true."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.settings import ROOT
+
+# A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
+APP = ["errors", "settings", "contract", "model", "generation", "remote", "safety", "evidence", "chat", "history", "feedback"]
+APP += ["fragments", "theme", "ui", "api", "server", "deploy"]
+FINETUNE = ["sources", "config", "pretrain", "clean", "split", "train", "metrics", "evaluate", "report", "publish"]
+PAGE_AND_SERVER = {"history", "fragments", "theme", "ui", "api", "server", "deploy", "__main__"}
+
+# Libraries that only these modules may name.
+ONLY_IN = {
+    "unsloth": {"finetune/train.py"},
+    "unsloth_zoo": set(),
+    "trl": set(),
+    "gradio": {"app/theme.py", "app/ui.py", "app/server.py"},
+    "fastapi": {"app/api.py", "app/server.py"},
+    "starlette": {"app/api.py", "app/server.py"},
+    "bm25s": {"app/evidence.py"},
+}
+FILES = sorted([*(ROOT / "app").glob("*.py"), *(ROOT / "finetune").glob("*.py")])
+# The name on the package index where it differs from the name of the module.
+DISTRIBUTIONS = {"yaml": "pyyaml", "Stemmer": "pystemmer", "pydantic_core": "pydantic"}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file names in an import, wherever it stands in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module in ("app", "finetune") else {node.module}
+    return found
+
+
+def identify(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_imports_run_one_way(path: Path) -> None:
+    package, name = path.parent.name, path.stem
+    order = APP if package == "app" else FINETUNE
+    named = [module.split(".") for module in imports(path)]
+    if package == "app":
+        assert not [module for module in named if module[0] == "finetune"]
+    else:
+        assert not [module for module in named if module[0] == "app" and len(module) > 1 and module[1] in PAGE_AND_SERVER]
+    if name not in ("__init__", "__main__"):
+        assert name in order, f"say in this test where {package}.{name} stands"
+        inner = {module[1] for module in named if module[0] == package and len(module) > 1 and module[1] in [*order, "__main__"]}
+        assert inner <= set(order[: order.index(name)])
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_a_module_names_only_the_libraries_that_are_its_business(path: Path) -> None:
+    roots = {module.split(".")[0] for module in imports(path)}
+    assert not [library for library, modules in ONLY_IN.items() if library in roots and identify(path) not in modules]
+
+
+def test_chat_and_page_know_no_torch() -> None:
+    knowing = {
+        identify(path) for path in FILES if "torch" in {module.split(".")[0] for module in imports(path)} and path.parent.name == "app"
+    }
+    assert knowing <= {"app/contract.py", "app/model.py", "app/generation.py", "app/server.py"}
+
+
+def requirements(name: str) -> dict[str, str]:
+    """Package names and ranges of a requirements file and of those that it names."""
+    found: dict[str, str] = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if line.startswith("-r "):
+            found |= requirements(str((Path(name).parent / line[3:].strip()).as_posix()))
+        elif line:
+            package, range_ = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*(.*)", line).groups()
+            found[package.lower().replace("_", "-")] = range_
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "files"), [("app", ["requirements.txt"]), ("finetune", ["finetune/requirements.txt", "finetune/requirements-unsloth.txt"])]
+)
+def test_the_requirements_name_every_library_that_is_imported(package: str, files: list[str]) -> None:
+    import sys
+
+    named = {name for file in files for name in requirements(file)}
+    libraries = {module.split(".")[0] for path in FILES if path.parent.name == package for module in imports(path)} - {"app", "finetune"}
+    wanted = {DISTRIBUTIONS.get(library, library).replace("_", "-") for library in libraries if library not in sys.stdlib_module_names}
+    assert wanted <= named
+
+
+def test_requirements_are_ranges_and_constraints_are_exact_and_fit_them() -> None:
+    from packaging.requirements import Requirement
+
+    pins = requirements("constraints.txt")
+    assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.+]*", pin) for pin in pins.values())
+    for name, range_ in requirements("tests/requirements.txt").items():
+        assert not range_.startswith("=="), name
+        assert name in pins, f"{name} has no pin in constraints.txt"
+        assert Requirement(name + range_).specifier.contains(pins[name].removeprefix("=="), prereleases=True), name
+    assert requirements("finetune/requirements-unsloth.txt").items() <= pins.items()
+
+
+def test_the_installed_versions_are_the_pinned_ones() -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name).split("+")[0]
+        except PackageNotFoundError:
+            return None
+
+    pins = {name: pin.removeprefix("==") for name, pin in requirements("constraints.txt").items()}
+    assert {name: (pin, installed(name)) for name, pin in pins.items() if installed(name) not in (pin, None)} == {}
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def test_the_makefile_has_the_promised_commands() -> None:
+    assert {"run", "test", "test-slow", "test-gpu", "lint", "bench", "demo-model", "clean", "help"} <= makefile_targets()
+
+
+def test_ci_calls_lint_and_test() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert {"make lint", "make test"} <= set(script.splitlines())
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.fixture
+def readme() -> str:
+    path = ROOT / "README.md"
+    if not path.exists():
+        pytest.skip("there is no README.md yet")
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_readmes_commands_are_in_the_makefile_and_the_other_way_round(readme: str) -> None:
+    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.DOTALL))))
+    assert {"run", "test"} <= named
+    assert named <= makefile_targets()
+
+
+def test_the_files_that_the_readme_names_exist(readme: str) -> None:
+    paths = re.findall(r"`((?:app|finetune|assets|tests|\.ci)/[\w./-]+|[\w-]+\.(?:md|txt|yaml|toml))`", readme)
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", readme)
+    made_by_training = {"README.md", "prompt_contract.json", "run.json"}
+    assert [path for path in {*paths, *links} - made_by_training if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_has_at_most_200_lines(readme: str) -> None:
+    assert len(readme.splitlines()) <= 200
+
+
+def test_spaces_yaml_is_complete_and_says_what_the_readmes_block_says() -> None:
+    space = yaml.safe_load((ROOT / "spaces.yaml").read_text(encoding="utf-8"))
+    assert {"repository", "hardware", "sleep_time", "adapter", "variables", "secrets", "sdk", "sdk_version", "app_file"} <= space.keys()
+    assert space["sdk_version"] == requirements("constraints.txt")["gradio"].removeprefix("==")
+    assert (ROOT / space["app_file"]).is_file()
+    assert space["repository"].count("/") == 1
+    assert all(re.fullmatch(r"[A-Z][A-Z0-9_]*", name) for name in [*space["secrets"], *space["variables"]])
+    if (ROOT / "README.md").exists():
+        block = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---")[1])
+        shared = {"sdk", "sdk_version", "python_version", "app_file"}
+        assert {key: block.get(key) for key in shared} == {key: space[key] for key in shared}
+
+
+def test_the_version_of_the_package_has_a_dated_entry_in_the_changelog() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert re.search(
+        rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+
+
+def test_the_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_embedded_model_is_small() -> None:
+    files = [path for path in (ROOT / "assets" / "demo").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25_000_000
+    assert not [path for path in files if path.suffix not in {".json", ".jsonl", ".safetensors", ".jinja", ".gz", ".md", ".html"}]
