@@ -10,6 +10,12 @@ from typing import Any
 from app.evidence import NearCard
 from app.model import LoadedModel, public_name
 
+NO_QUESTION = "<p>The training cards nearest to your question will stand here.</p>"
+NO_CARDS = "<p>The training cards of this adapter cannot be had here.</p>"
+NOT_OPENED = "<p>This adapter is opened, and proved to change the model, when the first question is sent to it.</p>"
+# Shown by style.css where Gradio has an error of its own.
+NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
+ENDINGS = {"length": "Cut off at the token limit.", "deadline": "Cut off at the time limit.", "stopped": "Stopped."}
 NAMES = {
     "adapter_active": "adapter in use",
     "template_sha256": "chat template",
@@ -48,6 +54,11 @@ def waiting(position: int) -> str:
     return progress(f"Waiting: {position} to be answered before this one" if position else "Answering", busy=True)
 
 
+def ending(reason: str) -> str:
+    """How an answer ended, where it did not end by itself."""
+    return progress(ENDINGS.get(reason, ""))
+
+
 def nearest_cards(cards: list[NearCard]) -> str:
     """The evidence tab after a question."""
     if not cards:
@@ -57,7 +68,7 @@ def nearest_cards(cards: list[NearCard]) -> str:
     return f"<h2>Training cards, not a source</h2><ol>{rows}</ol>"
 
 
-def model_line(loaded: LoadedModel, use_adapter: bool) -> str:
+def model_line(loaded: LoadedModel, use_adapter: bool = True) -> str:
     """What answers here: always visible."""
     names = f"base <code>{safe(public_name(loaded.base))}</code>"
     parts = [f"adapter <code>{safe(public_name(loaded.name))}</code> on {names}" if use_adapter else f"adapter off: {names} alone"]

@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     adapter: str = Field(DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@REVISION] of a Hub repository.")
     adapters_folder: Path = Field(Path("outputs"), description="Adapter directories in this folder are offered on the page, too.")
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("APP_HOST", "GRADIO_SERVER_NAME"), description="Address to listen on.")
-    port: int = Field(7860, ge=0, le=65535, validation_alias=AliasChoices("APP_PORT", "GRADIO_SERVER_PORT"), description="Port to listen on.")
+    port: int = Field(
+        7860, ge=0, le=65535, validation_alias=AliasChoices("APP_PORT", "GRADIO_SERVER_PORT"), description="Port to listen on."
+    )
     max_question_chars: int = Field(4000, ge=1, description="Characters a question may have.")
     max_messages: int = Field(100, ge=1, description="Messages a conversation may have.")
     max_new_tokens: int = Field(512, ge=1, description="Most tokens that an answer may be asked to have.")

@@ -9,17 +9,14 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from app import contract as contracts
-from app import fragments
+from app import fragments, offer
 from app.chat import Chat, Finished, Message, Notice, Text, Waiting
-from app.errors import AdapterNotFound, InvalidQuestion, NotReady, UserError
+from app.errors import InvalidQuestion, NotReady, UserError
 from app.history import Entry, conversation, last_question, message
-from app.model import LoadedModel, find_adapters, public_name, resolve_adapter
 from app.settings import Settings
 from app.theme import ASSETS, LAUNCH_OPTIONS
 
@@ -31,18 +28,10 @@ View = dict[Any, Any]  # component -> its new value or properties
 
 TITLE = "Medical Q&A"
 DISCLAIMER = "A study aid, not a medical device. Not for decisions about patients."
-# Shown by style.css where Gradio has an error of its own.
-NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
-QUESTIONS_SHOWN = 4
 SEEDS = 2**31
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
 
-ENDINGS = {
-    "length": "Cut off at the token limit.",
-    "deadline": "Cut off at the time limit.",
-    "stopped": "Stopped.",
-}
 # Nobody calls these events from outside, and they show no progress of Gradio's own; quick ones do not stand in its queue.
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = {**QUIET, "queue": False}
@@ -89,7 +78,9 @@ class _Page:
             _html("<h2>Ask a medical question</h2><p>Or begin with one of these.</p>")
             self.specialty = gr.Radio(list(self.questions), value=first, label="Specialty", elem_id="specialty", container=False)
             with gr.Column(elem_id="samples"):
-                self.samples = [gr.Button(text, elem_classes="sample") for text in self.questions[first][:QUESTIONS_SHOWN]]
+                self.samples = [
+                    gr.Button(text, elem_id=f"sample-{index}", elem_classes="sample") for index, text in enumerate(self.questions[first])
+                ]
         self.conversation = gr.Chatbot(
             label="Conversation",
             show_label=False,
@@ -110,7 +101,7 @@ class _Page:
     def _lay_out_composer(self) -> None:
         with gr.Column(elem_id="composer"):
             self.strips = _html(elem_id="strips")
-            _html(fragments.error(NOT_TAKEN), elem_id="not-taken")
+            _html(fragments.error(fragments.NOT_TAKEN), elem_id="not-taken")
             with gr.Row(elem_id="actions", visible=False) as self.actions:
                 self.progress = _html(elem_id="progress")
                 with gr.Row(elem_id="redo"):
@@ -126,12 +117,12 @@ class _Page:
             _html(f"<p>{DISCLAIMER}</p>", elem_id="disclaimer")
 
     def _lay_out_drawer(self) -> None:
-        names, most = list(self.offered()), self.settings.max_new_tokens
+        names, most = list(offer.offered(self.settings)), self.settings.max_new_tokens
         with gr.Column(elem_id="drawer"):
             self.close = gr.Button("Close", elem_id="close", size="sm")
             with gr.Tabs():
                 with gr.Tab("Evidence"):
-                    self.evidence = _html(elem_id="evidence")
+                    self.evidence = _html(fragments.NO_QUESTION, elem_id="evidence")
                 with gr.Tab("Details"):
                     self.details = _html(elem_id="details")
                 with gr.Tab("Settings"):
@@ -171,8 +162,7 @@ class _Page:
             self.evidence,
             self.details,
         ]
-        # One dependency for all that start an answer, so that a second one cannot begin before the first has ended.
-        gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="once", **QUIET)
+        gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="multiple", **QUIET)
         self.stop.click(self.stopped, None, view, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
@@ -188,20 +178,14 @@ class _Page:
         status = [self.line, self.timer, self.strips, self.evidence, self.details, *self.defaults.values()]
         gr.on([self.demo.load, self.timer.tick], self.status, None, status, **QUICK)
 
-    def offered(self) -> dict[str, str]:
-        """What a visitor may choose at this moment: names as shown on the page, and the adapters that they stand for."""
-        offered: dict[str, str] = {}
-        for name in [self.settings.adapter, *find_adapters(self.settings.adapters_folder)]:
-            offered.setdefault(public_name(name), name)
-        return offered
-
     def ask(self, event: gr.EventData, request: gr.Request, question: str | None, history: list[Entry], *values: Any) -> Iterator[View]:
         """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
-        samples = {button._id: text for button, text in zip(self.samples, texts, strict=True)}
-        source, typed = event.target._id if event.target else None, question or ""
-        question = samples.get(source or -1, typed)
-        if source == self.retry._id:
+        samples = {button.elem_id: text for button, text in zip(self.samples, texts, strict=True)}
+        # By elem_id: what Gradio hands over here is a copy of the component, with another number, once it has been updated.
+        source, typed = getattr(event.target, "elem_id", None), question or ""
+        question = samples.get(source, typed)
+        if source == self.retry.elem_id:
             question, history = last_question(history)
         shown = [*history, message("user", question.strip())]
         try:
@@ -214,7 +198,7 @@ class _Page:
         begun = {
             **self._view(busy=True),
             self.conversation: gr.Chatbot(shown, visible=True),
-            self.question: typed if source in samples or source == self.retry._id else "",
+            self.question: typed if source in samples or source == self.retry.elem_id else "",
             self.strips: "",
             self.progress: fragments.waiting(0),
             self.evidence: self._nearest(question),
@@ -223,7 +207,10 @@ class _Page:
 
     def _answer(self, page: str, begun: View, shown: list[Entry], options: dict[str, Any]) -> Iterator[View]:
         notice = text = ""
-        stop = self.running[page] = threading.Event()
+        stop = threading.Event()
+        if self.running.setdefault(page, stop) is not stop:
+            yield {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
+            return
         try:
             yield begun
             with closing(self.chat.turn(conversation(shown), stop=stop, **options)) as steps:
@@ -237,19 +224,21 @@ class _Page:
                         text = step.text
                         yield {self.conversation: [*shown, message("assistant", text)], self.progress: fragments.waiting(0)}
                     else:
+                        del self.running[page]  # before the page shows Send again
                         yield self._finished(step, shown, notice)
         except Exception as error:
             log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
             yield self._finished(Finished(text, "error", {}, "Something failed here. Try again: the conversation is kept."), shown, notice)
         finally:
-            self.running.pop(page, None)
+            if self.running.get(page) is stop:
+                del self.running[page]
 
     def _finished(self, step: Finished, shown: list[Entry], notice: str) -> View:
         return {
             **self._view(busy=False),
             self.conversation: [*shown, message("assistant", step.text)] if step.text else shown,
             self.strips: notice + (fragments.error(step.error) if step.error else ""),
-            self.progress: fragments.progress(ENDINGS.get(step.finish_reason, "")),
+            self.progress: fragments.ending(step.finish_reason),
             self.details: fragments.answer_facts(step.details) if step.details else gr.skip(),
         }
 
@@ -258,7 +247,7 @@ class _Page:
         if stop := self.running.get(str(request.session_hash)):
             stop.set()
             return {self.progress: gr.skip()}
-        return {**self._view(busy=False), self.progress: fragments.progress(ENDINGS["stopped"])}  # the server was started anew meanwhile
+        return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
 
     def edited(self, draft: str, history: list[Entry]) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""
@@ -284,28 +273,41 @@ class _Page:
 
     def chosen(self, specialty: str) -> list[str]:
         """The sample questions of a specialty."""
-        return self.questions[specialty][:QUESTIONS_SHOWN]
+        return self.questions[specialty]
 
     def refreshed(self, adapter: str) -> Any:
         """The adapters that are there now; a choice that has gone falls back to the default."""
-        names = list(self.offered())
+        names = list(offer.offered(self.settings))
         return gr.Dropdown(names, value=adapter if adapter in names else names[0])
 
     def described(self, adapter: str, use_adapter: bool) -> tuple[str, str]:
         """Names what will answer the next question."""
+        default = self.chat.generator.loaded
         try:
-            loaded = self._opened(adapter)
+            loaded = offer.describe(adapter, default, self.settings)
         except UserError as error:
             return fragments.error(str(error)), ""
-        return self._line(loaded, use_adapter), self._facts(loaded)
+        if loaded is None:
+            return self._state(), self._state()
+        return fragments.model_line(loaded, use_adapter), fragments.model_facts(loaded) if loaded is default else fragments.NOT_OPENED
 
     def status(self) -> View:
         """Asked again until the model is there or has failed."""
-        loaded, state = self.chat.generator.loaded, self.chat.generator.status
-        view: View = {self.line: self._line(loaded), self.evidence: self._nearest(""), self.details: self._facts(loaded)}
-        if loaded:
-            view |= {control: getattr(loaded.contract.generation, name) for name, control in self.defaults.items()}
-        return view if state == "loading" else {**view, self.strips: "", self.timer: gr.Timer(active=False)}
+        loaded, state = self.chat.generator.loaded, self._state()
+        if self.chat.generator.status == "loading" or loaded is None:
+            return {self.line: state, self.details: state, self.timer: gr.Timer(active=self.chat.generator.status == "loading")}
+        defaults = {
+            **loaded.contract.generation.model_dump(),
+            "max_new_tokens": min(loaded.contract.generation.max_new_tokens, self.settings.max_new_tokens),
+        }
+        return {
+            self.line: fragments.model_line(loaded),
+            self.details: fragments.model_facts(loaded),
+            self.evidence: self._nearest(""),
+            self.strips: "",
+            self.timer: gr.Timer(active=False),
+            **{control: defaults[name] for name, control in self.defaults.items()},
+        }
 
     def _options(self, adapter: str, use_adapter: bool, seed: str | None, *defaults: float | None) -> dict[str, Any]:
         seed = (seed or "").strip()
@@ -314,14 +316,7 @@ class _Page:
         given = {name: value for name, value in zip(self.defaults, defaults, strict=True) if value is not None}
         if "max_new_tokens" in given:
             given["max_new_tokens"] = int(given["max_new_tokens"])
-        return {**given, "adapter": self._choose(adapter), "use_adapter": use_adapter, "seed": int(seed) if seed else None}
-
-    def _choose(self, name: str) -> str | None:
-        """The adapter that a choice stands for, None for the default; what the browser sends is looked up, never used as a path."""
-        offered = self.offered()
-        if name not in offered:
-            raise AdapterNotFound(f"The adapter {name} is not offered here. Choose another one in Settings.")
-        return None if offered[name] == self.settings.adapter else offered[name]
+        return {**given, "adapter": offer.choose(adapter, self.settings), "use_adapter": use_adapter, "seed": int(seed) if seed else None}
 
     def _check(self, messages: list[Message], options: dict[str, Any]) -> None:
         self.chat.request(messages, **options)
@@ -329,41 +324,15 @@ class _Page:
         if generator.status != "ready":
             raise NotReady(generator.message + (" Send the question again in a moment." if generator.status == "loading" else ""))
 
-    def _opened(self, name: str) -> LoadedModel | None:
-        """The default adapter as it was opened, or as much as is known of another one before its first answer."""
-        loaded, adapter = self.chat.generator.loaded, self._choose(name)
-        if loaded is None or adapter is None:
-            return loaded
-        base = contracts.read(resolve_adapter(adapter)[0]).base
-        return replace(loaded, name=adapter, base=base.id, cards=[])
-
-    def _line(self, loaded: LoadedModel | None, use_adapter: bool = True) -> str:
-        return fragments.model_line(loaded, use_adapter) if loaded else self._state()
-
     def _state(self) -> str:
         generator = self.chat.generator
         return fragments.progress(generator.message, busy=True) if generator.status == "loading" else fragments.error(generator.message)
 
-    def _facts(self, loaded: LoadedModel | None) -> str:
-        if loaded is None:
-            return self._state()
-        if loaded is self.chat.generator.loaded:
-            return fragments.model_facts(loaded)
-        return "<p>This adapter is opened, and proved to change the model, when the first question is sent to it.</p>"
-
     def _nearest(self, question: str) -> str:
-        cards = self.chat.evidence()
-        if cards is None:
-            return (
-                "<p>The training cards of this adapter cannot be had here.</p>"
-                if self.chat.generator.loaded
-                else "<p>The model is loading.</p>"
-            )
-        return (
-            fragments.nearest_cards(cards.nearest(question))
-            if question
-            else "<p>The training cards nearest to your question will stand here.</p>"
-        )
+        index = self.chat.evidence()
+        if index is None:
+            return fragments.NO_CARDS if self.chat.generator.loaded else fragments.NO_QUESTION
+        return fragments.nearest_cards(index.nearest(question)) if question else fragments.NO_QUESTION
 
     def _view(self, *, busy: bool) -> View:
         shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.clear)}

@@ -84,7 +84,7 @@ def main() -> None:
     evaluate = commands.add_parser("evaluate", help="measure an adapter on flashcards, adapter on against off")
     evaluate.add_argument("--adapter", required=True, help="folder, or OWNER/NAME[@REVISION] of a Hub repository")
     evaluate.add_argument("--cards", type=Path, default=Path("assets/flashcards.jsonl"), help="flashcards with rewordings [%(default)s]")
-    evaluate.add_argument("--limit", type=int, help="only the first N cards")
+    evaluate.add_argument("--limit", type=int, help="only N cards, drawn by a fixed seed")
     evaluate.add_argument("--output", type=Path, help="where to write the report [ADAPTER/evaluation.json]")
     evaluate.set_defaults(run=_evaluate)
 

@@ -125,15 +125,15 @@ def evaluate(adapter: str, cards_path: Path, limit: int | None = None) -> dict[s
     Args:
         adapter: A folder or hub id.
         cards_path: Flashcards with rewordings.
-        limit: Only the first `limit` cards.
+        limit: Only so many cards, drawn by a fixed seed.
 
     Returns:
         A JSON-ready report; every mean has n and a 95% interval.
     """
-    cards = read_cards(cards_path)[:limit]
+    cards = read_cards(cards_path)
+    if limit is not None and limit < len(cards):
+        cards = random.Random(0).sample(cards, limit)
     loaded = load(adapter)
-    if loaded.device == "cpu":
-        torch.set_num_threads(torch.get_num_threads())
     report: dict[str, Any] = {"adapter": loaded.name, "adapter_revision": loaded.adapter_revision, "base": loaded.base, "measures": {}}
     sets = {
         "trained wording": trained_items(cards),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
@@ -29,14 +29,26 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages, each with storage of its own; `page.hosts` and `page.errors` are filled as it lives."""
-    contexts = []
+@pytest.fixture(scope="session")
+def contexts(chromium: Browser) -> Iterator[dict[str, BrowserContext]]:
+    """One window for each kind of screen, so that Gradio's scripts come out of its cache after the first page."""
+    made: dict[str, BrowserContext] = {}
+    yield made
+    for context in made.values():
+        context.close()
 
-    def opened(url: str, ready: bool = True, **options: Any) -> Page:
-        contexts.append(chromium.new_context(**(options or DESKTOP)))
-        page = contexts[-1].new_page()
+
+@pytest.fixture
+def open_page(chromium: Browser, contexts: dict[str, BrowserContext]) -> Iterator[Callable[..., Page]]:
+    """Opens tabs; `page.hosts` and `page.errors` are filled as they live."""
+    pages = []
+
+    def opened(url: str, ready: bool = True, **screen: Any) -> Page:
+        screen = screen or DESKTOP
+        if str(screen) not in contexts:
+            contexts[str(screen)] = chromium.new_context(**screen)
+        page = contexts[str(screen)].new_page()
+        pages.append(page)
         page.hosts, page.errors = set(), []
         page.on("request", lambda request: page.hosts.add(request.url.split("/")[2] if "://" in request.url else "data"))
         page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
@@ -46,5 +58,5 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()

@@ -5,17 +5,17 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from app import fragments
 from app.generation import GenerationRequest, LocalGenerator
 from app.model import LoadedModel, public_name
 from app.settings import ROOT, load_settings
-from app.ui import DISCLAIMER, NOT_TAKEN
+from app.ui import DISCLAIMER
 from tests.browser.conftest import DESKTOP, PHONE
 from tests.test_server import Served, Steer, running, wait_for
 
@@ -103,7 +103,8 @@ def test_an_answer_arrives_in_pieces_and_nothing_leaves_the_page(served: Served,
     expect(box).to_be_focused()
     expect(answer(page).get_by_role("button", name="Copy")).to_be_visible()
     stored = page.evaluate(
-        "async () => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, await caches.keys(), await indexedDB.databases()])"
+        "async () => JSON.stringify("
+        "[{...localStorage}, {...sessionStorage}, document.cookie, await caches.keys(), await indexedDB.databases()])"
     )
     assert SECRET not in stored
     assert stored.endswith(",[],[]]")
@@ -222,7 +223,7 @@ def test_a_closed_tab_stops_its_answer(served: Served, open_page: Callable[..., 
     page = open_page(served.url)
     ask(page, NEAR)
     expect(answer(page)).to_be_visible()
-    page.context.close()
+    page.close()
     assert wait_for(lambda: served.generator.queue_length == 0, 5)
 
 
@@ -235,7 +236,7 @@ def test_a_question_that_cannot_be_asked_stays_in_the_box(served: Served, open_p
     expect(strip).to_contain_text("The question has 100,000 characters")
     assert len(box.input_value()) == 100_000
     ask(page, "a" * 400_000)  # more than the server reads
-    expect(page.locator("#not-taken")).to_have_text(NOT_TAKEN)
+    expect(page.locator("#not-taken")).to_have_text(fragments.NOT_TAKEN)
     assert len(box.input_value()) == 400_000
     ask(page, NEAR)
     finished(page)
@@ -246,7 +247,7 @@ def test_a_failure_in_the_middle_keeps_the_text_and_says_one_sentence(served: Se
     pace(served, fail_at=12)
     page = open_page(served.url)
     ask(page, NEAR)
-    expect(page.locator(".strip.error")).to_contain_text("The model failed in the middle of this answer.")
+    expect(page.locator("#strips .strip.error")).to_contain_text("The model failed in the middle of this answer.")
     expect(answer(page)).to_contain_text(re.compile(r"\w+"))
     pace(served, fail_at=None)
     page.locator("#retry").click()
@@ -262,7 +263,7 @@ def test_a_full_queue_is_said_and_a_place_in_it_is_shown(served: Served, open_pa
     second = served.generator.submit(request)
     page = open_page(served.url)
     ask(page, FAR)
-    expect(page.locator(".strip.error")).to_contain_text("questions are being answered, as many as can wait")
+    expect(page.locator("#strips .strip.error")).to_contain_text("Try again in a moment.")
     expect(page.locator("#conversation .user-row")).to_contain_text(FAR)
     second.stop()
     page.locator("#retry").click()
@@ -291,7 +292,7 @@ def test_while_the_model_loads_the_page_is_there_and_keeps_the_question(loaded: 
         expect(page.locator("#strips .strip")).to_have_count(0)
         page.locator("#send").click()
         finished(page)
-        page.context.close()
+        page.close()
 
 
 def test_text_on_the_page_runs_nothing_and_fetches_nothing(served: Served, open_page: Callable[..., Page]) -> None:

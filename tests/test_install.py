@@ -1,0 +1,182 @@
+"""Setting up: the app runs on what requirements.txt names alone, and make says in one sentence what stands in its way."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from app.settings import ROOT
+from tests.test_structure import requirements
+
+# Run before the app: packages that requirements.txt does not bring are as good as not installed.
+HIDE = """
+import importlib.abc, runpy, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def brought_by(names: set[str]) -> set[str]:
+    """The installed distributions that these bring with them, themselves included."""
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in found:
+            continue
+        try:
+            wanted = [Requirement(text) for text in metadata.requires(name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        waiting |= {requirement.name for requirement in wanted if requirement.marker is None or requirement.marker.evaluate({"extra": ""})}
+    return found
+
+
+@contextmanager
+def served(command: list[str], port: int, **environment: str) -> Iterator[str]:
+    """Starts the app, waits until it is ready, and ends it as Ctrl-C does; yields its address."""
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], cwd="/", env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        ends = time.monotonic() + 200
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/readyz", timeout=200).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > ends:
+                    raise AssertionError(process.communicate(timeout=5)[0] if process.poll() is not None else "not ready in time") from None
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def ask(address: str) -> str:
+    body = json.dumps({"model": "any", "messages": [{"role": "user", "content": "What is asthma?"}], "max_tokens": 4}).encode()
+    request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)["choices"][0]["message"]["content"]
+
+
+def test_the_app_starts_and_answers_with_nothing_but_what_requirements_txt_brings(adapter: str) -> None:
+    brought = brought_by(set(requirements("requirements.txt")))
+    assert "gradio" in brought and "unsloth" not in brought and "trl" not in brought and "datasets" not in brought
+    hidden = {
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if not {o.lower().replace("_", "-") for o in owners} & brought
+    }
+    assert {"unsloth", "trl", "datasets", "pytest"} <= hidden
+    hidden -= {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
+    command = [sys.executable, "-c", f"HIDDEN = {hidden!r}\n{HIDE}", str(ROOT / "app" / "__main__.py"), "--adapter", adapter]
+    with served(command, 8142) as address:
+        assert ask(address)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_clean_environment_from_requirements_txt_starts_the_app(adapter: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-r", ROOT / "requirements.txt"]
+    subprocess.run(install, check=True, timeout=800)
+    with served([str(python), str(ROOT / "app" / "__main__.py"), "--adapter", adapter], 8143) as address:
+        assert ask(address)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that make needs, in a folder of their own without a virtual environment."""
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=lambda folder, names: [n for n in names if n != "requirements.txt"])
+    shutil.copytree(ROOT / "finetune", tmp_path / "finetune", ignore=lambda folder, names: [n for n in names if not n.endswith(".txt")])
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True, check=False, timeout=250
+    )
+
+
+def test_another_python_is_refused_with_the_cure(checkout: Path) -> None:
+    old = checkout / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n')
+    old.chmod(0o755)
+    result = make(checkout, "run", f"PYTHON={old}")
+    assert result.returncode != 0
+    assert re.fullmatch(
+        r'Python 3\.11 or 3\.12 is needed, and .*python says "Python 3\.9\.2": .*PYTHON=/path/to/python3\.12\.\n', result.stdout
+    )
+    assert not (checkout / ".venv").exists()
+
+
+def test_too_little_disk_is_told_before_anything_is_written(checkout: Path) -> None:
+    result = make(checkout, "run", "MIN_FREE_GB=1000000", f"PYTHON={sys.executable}")
+    assert result.returncode != 0
+    assert re.fullmatch(r"The packages need 1000000 GB or more, and \d+ GB are free here: free some space, .*\.\n", result.stdout)
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_index_that_cannot_be_reached_is_told_with_the_cure(checkout: Path) -> None:
+    closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    result = make(checkout, "run", f"PYTHON={sys.executable}", **closed)
+    assert result.returncode != 0
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.startswith("pip could not install the packages") and "no package index was reached" in last and last.endswith(".")
+    assert not (checkout / ".venv" / "app.stamp").exists()
+
+
+@pytest.mark.parametrize(("target", "command"), [("run", "-m app"), ("test", "-m pytest")])
+def test_a_second_time_nothing_is_installed(checkout: Path, target: str, command: str) -> None:
+    (checkout / ".venv").mkdir()
+    for stamp in ("python.stamp", "app.stamp", "all.stamp"):
+        (checkout / ".venv" / stamp).touch()
+        time.sleep(0.02)
+    planned = make(checkout, "-n", target).stdout
+    assert command in planned and "pip install" not in planned
+    os.utime(checkout / "requirements.txt")
+    assert "pip install" in make(checkout, "-n", target).stdout, "changed requirements are installed"
+
+
+def test_run_needs_the_apps_packages_only(checkout: Path) -> None:
+    planned = make(checkout, "-n", "run", "ARGS=--port 8000").stdout
+    assert "-r requirements.txt" in planned and "-m app --port 8000" in planned
+    assert "unsloth" not in planned and "tests/requirements.txt" not in planned
+
+
+def test_unsloth_is_installed_without_what_it_never_uses(checkout: Path) -> None:
+    planned = make(checkout, "-n", "test").stdout
+    assert re.search(r"pip install .*--no-deps -r finetune/requirements-unsloth\.txt", planned)
+
+
+def test_help_lists_every_command(checkout: Path) -> None:
+    listed = make(checkout).stdout
+    assert all(f"make {target} " in listed for target in ("run", "test", "lint", "demo-model"))
