@@ -88,6 +88,7 @@ class _Page:
             visible=False,
             elem_id="conversation",
             layout="panel",
+            group_consecutive_messages=False,
             buttons=["copy"],
             height=None,
             scale=1,

@@ -11,10 +11,10 @@ import yaml
 from app.settings import ROOT
 
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
-APP = ["errors", "settings", "contract", "model", "generation", "remote", "safety", "evidence", "chat", "history", "feedback"]
+APP = ["errors", "settings", "contract", "model", "generation", "remote", "safety", "evidence", "chat", "history", "offer", "feedback"]
 APP += ["fragments", "theme", "ui", "api", "server", "deploy"]
 FINETUNE = ["sources", "config", "pretrain", "clean", "split", "train", "metrics", "evaluate", "report", "publish"]
-PAGE_AND_SERVER = {"history", "fragments", "theme", "ui", "api", "server", "deploy", "__main__"}
+PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "ui", "api", "server", "deploy", "__main__"}
 
 # Libraries that only these modules may name.
 ONLY_IN = {
