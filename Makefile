@@ -41,6 +41,7 @@ demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into ass
 	$(PY) -m finetune train --config demo
 	rm -rf assets/demo/adapter && mkdir -p assets/demo/adapter
 	find outputs/demo -maxdepth 1 -type f -exec cp {} assets/demo/adapter/ \;
+	$(PY) -m finetune evaluate --adapter assets/demo/adapter
 
 clean:  ## delete the virtual environment and caches; trained adapters in outputs/ stay
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache unsloth_compiled_cache

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from app.evidence import Evidence
-from app.model import LoadedModel, load
+from app.model import LoadedModel, load, public_name
 from finetune.metrics import Mean, bootstrap_mean, rouge_l
 from finetune.sources import Card, Message, read_cards, read_json_rows
 
@@ -134,7 +134,12 @@ def evaluate(adapter: str, cards_path: Path, limit: int | None = None) -> dict[s
     if limit is not None and limit < len(cards):
         cards = random.Random(0).sample(cards, limit)
     loaded = load(adapter)
-    report: dict[str, Any] = {"adapter": loaded.name, "adapter_revision": loaded.adapter_revision, "base": loaded.base, "measures": {}}
+    report: dict[str, Any] = {
+        "adapter": public_name(loaded.name),
+        "adapter_revision": loaded.adapter_revision,
+        "base": loaded.base,
+        "measures": {},
+    }
     sets = {
         "trained wording": trained_items(cards),
         "held-out wording": held_out_items(cards),

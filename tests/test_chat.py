@@ -1,5 +1,6 @@
 """One turn of a conversation, with the real model: what is refused, what is told, and that closing it stops the model."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -132,6 +133,19 @@ def test_closing_a_turn_stops_the_model(make_generator: Callable[..., LocalGener
     events.close()
     assert running.done.wait(1)
     assert (running.finish_reason, generator.queue_length) == ("stopped", 0)
+
+
+def test_stop_from_outside_finishes_the_turn_with_the_text_so_far(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings
+) -> None:
+    generator, stop = make_generator(endless), threading.Event()
+    events = Chat(generator, settings.model_copy(update={"max_new_tokens": 250})).turn([user(QUESTION)], max_new_tokens=250, stop=stop)
+    text = next(event.text for event in events if isinstance(event, Text))
+    stop.set()
+    *_, last = events
+    assert isinstance(last, Finished)
+    assert last.text.startswith(text)
+    assert (last.finish_reason, last.details["finish_reason"], last.error) == ("stopped", "stopped", None)
 
 
 def test_who_waits_is_told_how_many_come_first(

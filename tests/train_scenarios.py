@@ -119,8 +119,6 @@ def main(folder: Path) -> None:
     report["no_such_base"] = attempt(lambda: training.train(config(output=str(folder / "new"), base="somebody/base")))
     report["no_such_folder"] = attempt(lambda: training.train(config(output=str(folder / "new"), base=str(folder / "nowhere"))))
 
-    base = shutil.copytree("assets/demo/base", folder / "base")
-    report["base_beside"] = attempt(lambda: training.train(config(output=str(folder / "beside"), base=str(base), max_steps=2)))
     far = shutil.copytree("assets/demo/base", folder / "elsewhere" / "base")
     report["base_far_away"] = attempt(lambda: training.train(config(output=str(folder / "far" / "away"), base=str(far), max_steps=1)))
 

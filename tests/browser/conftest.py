@@ -15,7 +15,7 @@ PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_schem
 expect.set_options(timeout=15_000)  # machines that build are slow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """The system's Chromium, or the one that `playwright install chromium` fetched."""
     with sync_playwright() as playwright:
@@ -29,7 +29,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def contexts(chromium: Browser) -> Iterator[dict[str, BrowserContext]]:
     """One window for each kind of screen, so that Gradio's scripts come out of its cache after the first page."""
     made: dict[str, BrowserContext] = {}
