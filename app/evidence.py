@@ -10,10 +10,13 @@ import bm25s
 import Stemmer
 
 # `nearness` below this counts as far from every card. Weights and bound come from a logistic regression that told wordings of the
-# 633 demo cards from the same wordings with their card taken out; the bound was then set to alarm on 5% of the held-out wordings.
-FAR_BELOW = 0.66
+# 633 demo cards from the same wordings with their card taken out; the bound was then set to alarm on 4% of the held-out wordings.
+FAR_BELOW = 0.6
 LEAD_WEIGHT = 5.0
 UNSEEN_WEIGHT = 0.7
+# An answer that has this share of a card's words, weighted by rarity, is that card's answer, and one with RECITED_LEAD less is not.
+RECITED_ABOVE = 0.6
+RECITED_LEAD = 0.2
 # A later question with fewer informative words than this leans on the question before it.
 FEWEST_WORDS = 3
 
@@ -51,6 +54,7 @@ class Evidence:
         self._cards = cards
         texts = [_words(" ".join([card["question"], *card.get("wordings", []), card["answer"]])) for card in cards]
         self._sets = [frozenset(words) for words in texts]
+        self._answers = [frozenset(_words(card["answer"])) for card in cards]
         self._cards_with = Counter(word for words in self._sets for word in words)
         self._index = bm25s.BM25() if cards else None
         if self._index is not None:
@@ -76,6 +80,29 @@ class Evidence:
             return False
         return self.nearness(question) < FAR_BELOW
 
+    def recited(self, question: str, answer: str, follow_up: bool = False) -> NearCard | None:
+        """The training card that the answer is taken from, where it is not the card nearest to the question; else None.
+
+        Question and answer are looked up apart from each other. A model that has learnt its cards by heart gives the nearest card's
+        answer when it understood the question, and some other card's when it did not.
+
+        Args:
+            question: The question.
+            answer: The model's whole answer.
+            follow_up: As in `is_far`.
+        """
+        if follow_up and len(set(_words(question))) < FEWEST_WORDS:
+            return None
+        words = set(_words(answer))
+        nearest = {row for row, _ in self._ranked(question, 1)}
+        shares = {row: self._share(words, self._answers[row]) for row in {row for row, _ in self._ranked(answer, 5)} | nearest}
+        best = max(shares, key=lambda row: shares[row], default=None)
+        if best is None or best in nearest or shares[best] < RECITED_ABOVE:
+            return None
+        if shares[best] - max((shares[row] for row in nearest), default=0.0) < RECITED_LEAD:
+            return None
+        return self._near(words, best)
+
     def nearness(self, question: str) -> float:
         """How clearly the question belongs to one card: high when it covers the question and leads the next best one by far.
 
@@ -99,9 +126,12 @@ class Evidence:
         return [(int(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True) if score > 0]
 
     def _near(self, words: set[str], row: int) -> NearCard:
-        card, total = self._cards[row], self._weight(words)
-        coverage = self._weight(words & self._sets[row]) / total if total else 0.0
-        return NearCard(str(card["id"]), card["question"], card["answer"], coverage)
+        card = self._cards[row]
+        return NearCard(str(card["id"]), card["question"], card["answer"], self._share(words, self._sets[row]))
+
+    def _share(self, words: set[str], others: frozenset[str]) -> float:
+        total = self._weight(words)
+        return self._weight(words & others) / total if total else 0.0
 
     def _weight(self, words: set[str] | frozenset[str]) -> float:
         """BM25's inverse document frequency, summed over words; highest for words that no card has."""

@@ -24,6 +24,7 @@ class TrainConfig(BaseModel):
     data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, or a JSON or JSONL file.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")
     output: str = Field("outputs/adapter", description="Folder to write the adapter into; it must not hold another run.")
+    init_adapter: str | None = Field(None, description="Adapter directory whose weights training goes on from; new weights without it.")
     template: Literal["medical", "llama3"] = Field("medical", description="Prompt format, a chat template of finetune/templates.")
     train_size: float = Field(1.0, gt=0, description="Up to 1: the share of conversations to train on; above: their number.")
     max_length: int = Field(1024, ge=32, description="Tokens a conversation may have; longer ones are left out and counted.")
@@ -51,6 +52,9 @@ class TrainConfig(BaseModel):
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], description="Linear layers that get LoRA matrices."
     )
     question_noise: float = Field(0.0, ge=0, lt=1, description="Mean share of a question's words left out, drawn anew for every copy.")
+    joined_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the conversations put two by two into one row, as a change of subject."
+    )
     copies: int = Field(1, ge=1, description="Copies of each conversation in one epoch, each with noise of its own.")
     packing: bool = Field(False, description="Put several conversations into one row of max_length tokens (GPU only).")
     group_by_length: bool = Field(False, description="Put conversations of like length into one batch: less padding, a less random order.")

@@ -29,7 +29,12 @@ BOS, END_OF_TEXT, PAD, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune
 SPECIAL_TOKENS = [BOS, END_OF_TEXT, PAD, "<|start_header_id|>", "<|end_header_id|>", EOT]
 # Llama 3's own split pattern: https://github.com/meta-llama/llama-models/blob/main/models/llama3/tokenizer.py
 LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PROMPT_TEXT = "You are an expert doctor in the field of medicine.\nAnswer the following medical question professionally and accurately."
+# The prompt's own words, often enough that the vocabulary holds them whole and the template costs few tokens.
+PROMPT_TEXTS = 300 * [
+    "You are an expert doctor in the field of medicine.\nAnswer the following medical question professionally and accurately.",
+    "### Question:\n",
+    "\n\n### Medical Answer:\n",
+]
 
 
 def documents(cards: list[Card], rng: random.Random) -> Iterator[str]:
@@ -90,6 +95,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 320, laye
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=eos,
         pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",  # on a CPU its backward is faster than SDPA's
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(
@@ -118,10 +124,36 @@ def rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+class NextTokenLoss(torch.nn.Module):
+    """A model as a function from `ids: (B, T) int64` to its mean next-token loss, a scalar in nats."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of each token given those before it."""
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+def make_optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms.
+
+    Muon (https://kellerjordan.github.io/posts/muon) needs about a quarter fewer steps here than AdamW alone.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.05, betas=(0.9, 0.95)),
+    ]
+
+
 def pretrain(
     cards: list[Card],
     *,
-    steps: int = 5600,
+    steps: int = 4000,
     rows: int = 16,
     length: int = 256,
     learning_rate: float = 2e-3,
@@ -149,24 +181,26 @@ def pretrain(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    # The prompt's own words are in the tokenizer, so that the template costs few tokens.
-    tokenizer = train_tokenizer(
-        [*documents(cards, random.Random(seed)), PROMPT_TEXT, "### Question:\n", "### Medical Answer:\n"], vocab_size
-    )
+    tokenizer = train_tokenizer([*documents(cards, random.Random(seed)), *PROMPT_TEXTS], vocab_size)
     model = build_model(tokenizer, **shape).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
+    optimizers = make_optimizers(model, learning_rate)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps)) for optimizer in optimizers]
     losses = []
     stream = batches(cards, tokenizer, rng, rows, length)
+    forward: Any = NextTokenLoss(model)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        # So small a model keeps a GPU waiting for kernel launches: one captured graph for forward and backward.
+        forward = torch.cuda.make_graphed_callables(forward, (next(stream).to(device),))
     for _ in (bar := tqdm(range(steps), desc="base model", unit="step")):
-        ids = next(stream).to(device)
-        with torch.autocast(device, torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu"):
+            loss = forward(next(stream).to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
     return model.cpu(), tokenizer, losses
@@ -184,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo base model from scratch on flashcards.")
     parser.add_argument("--cards", type=Path, default=Path("assets/flashcards.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("assets/demo/base"))
-    parser.add_argument("--steps", type=int, default=5600, help="optimizer steps of 16 x 256 tokens")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps of 16 x 256 tokens")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

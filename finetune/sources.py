@@ -142,13 +142,17 @@ def _message_pair(question: str, answer: str) -> list[Message]:
 
 
 def card_examples(card: Card) -> list[Example]:
-    """Every trained wording of a card with its answer; where there is a follow-up, each of its wordings as a second turn too."""
-    examples = [Example(_message_pair(wording, card.answer), card.id) for wording in card.trained_wordings()]
+    """Every trained wording of a card with its answer; where there is a follow-up, its wordings as second turns too.
+
+    A follow-up comes after several wordings of its card: what it refers to has to be read out of the turn before.
+    """
+    wordings = card.trained_wordings()
+    examples = [Example(_message_pair(wording, card.answer), card.id) for wording in wordings]
     if card.follow_up:
-        wordings = card.trained_wordings()
         for index, follow in enumerate(card.follow_up.trained_wordings()):
-            messages = _message_pair(wordings[index % len(wordings)], card.answer) + _message_pair(follow, card.follow_up.answer)
-            examples.append(Example(messages, card.id))
+            for wording in wordings[index::3][:2]:
+                messages = _message_pair(wording, card.answer) + _message_pair(follow, card.follow_up.answer)
+                examples.append(Example(messages, card.id))
     return examples
 
 
@@ -178,6 +182,14 @@ def _question_answer(row: Row) -> list[Message]:
 
 def _messages(row: Row) -> list[Message]:
     return [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+
+
+def join_examples(examples: list[Example], share: float, rng: random.Random) -> list[Example]:
+    """Puts about `share` of the conversations two by two into one row, as when a person changes the subject; random order."""
+    order = rng.sample(examples, len(examples))
+    count = 2 * round(share * len(order) / 2)
+    pairs = zip(order[:count:2], order[1:count:2], strict=True)
+    return [replace(first, messages=first.messages + second.messages) for first, second in pairs] + order[count:]
 
 
 # The columns that mark a kind of data set, and how one of its rows becomes messages; the first whose columns are all there is taken.

@@ -33,6 +33,7 @@ ORIGINAL = {
     "load_in_4bit": True,
     "report_to": "none",
     "question_noise": 0,
+    "joined_share": 0,
     "copies": 1,
 }
 

@@ -67,6 +67,24 @@ def test_a_short_follow_up_leans_on_the_question_before_it(evidence: Evidence) -
     assert evidence.is_far("How do I bake a sourdough bread with rye flour?", follow_up=True)
 
 
+def test_an_answer_taken_from_another_card_names_that_card(evidence: Evidence) -> None:
+    thyroid = "Tiredness, cold intolerance and weight gain."
+    assert evidence.recited("What are the symptoms of diabetes?", thyroid).id == "d"
+    assert evidence.recited("How do I bake a sourdough bread?", thyroid).id == "d"
+    assert evidence.recited("What are the symptoms of hypothyroidism?", thyroid) is None
+
+
+def test_an_answer_in_words_of_its_own_is_taken_from_no_card(evidence: Evidence) -> None:
+    assert evidence.recited("What are the symptoms of diabetes?", "Ask the person how much they drink, and measure plasma glucose.") is None
+    assert evidence.recited("What are the symptoms of diabetes?", "") is None
+    assert evidence.recited("", "") is None
+
+
+def test_an_answer_to_a_short_follow_up_is_not_judged(evidence: Evidence) -> None:
+    assert evidence.recited("And then?", "Thirst, polyuria, tiredness.").id == "b"
+    assert evidence.recited("And then?", "Thirst, polyuria, tiredness.", follow_up=True) is None
+
+
 def test_without_cards_nothing_is_near() -> None:
     empty = Evidence([])
     assert len(empty) == 0

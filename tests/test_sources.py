@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import DataError, HubUnavailable
-from finetune.sources import Example, card_examples, load_source, noisy, read_cards, shorten
+from finetune.sources import Example, card_examples, join_examples, load_source, noisy, read_cards, shorten
 from tests.conftest import FLASHCARDS, assert_is_for_people
 
 
@@ -162,3 +162,11 @@ def test_noise_shortens_questions_and_leaves_answers_alone() -> None:
     assert len(changed.messages[0]["content"].split()) < 11
     assert changed.messages[1] == example.messages[1]
     assert shorten("Word?", 0.99, random.Random(1)).lower().startswith("word"), "a question never becomes empty"
+
+
+def test_joined_conversations_lose_nothing_and_leave_the_rest_alone() -> None:
+    examples = [Example([{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}], n) for n in range(100)]
+    rows = join_examples(examples, 0.5, random.Random(0))
+    assert sorted(len(row.messages) for row in rows) == [2] * 50 + [4] * 25
+    assert sorted(m["content"] for row in rows for m in row.messages) == sorted(m["content"] for e in examples for m in e.messages)
+    assert sorted(row.row for row in join_examples(examples, 0, random.Random(0))) == list(range(100))
