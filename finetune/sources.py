@@ -2,17 +2,21 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from app.errors import DataError, HubUnavailable
+from app.errors import DataError
+from finetune.forms import Message, Unusable, pair, parse_columns, prepare_rows
+from finetune.rows import MEDICAL_MEADOW, Row, Table, read_json_rows, read_table
 
-Message = dict[str, str]
-Row = dict[str, Any]
+__all__ = ["MEDICAL_MEADOW", "Card", "Example", "FollowUp", "Message", "Row", "Source", "load_source", "read_cards", "read_json_rows"]
 
-MEDICAL_MEADOW = "medalpaca/medical_meadow_medical_flashcards"
+# A prepared folder, written by `python -m finetune data prepare`, holds these.
+DATA_FILE, SPLITS = "data.json", ("train", "validation", "test")
+# Licences under which cards may be handed on with an adapter; their notice stands in run.json and on the model card.
+FREE_LICENCES = {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-3.0", "mit", "apache-2.0"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,42 @@ class Example:
     Attributes:
         messages: Alternating user and assistant messages; every assistant message carries loss.
         row: Row number in the source, counted from 0, or the card's id.
+        source: Id of the data set that the row stands in.
     """
 
     messages: list[Message]
     row: int | str
+    source: str = ""
+
+    @property
+    def question(self) -> str:
+        """The first question."""
+        return self.messages[0]["content"]
+
+    @property
+    def answer(self) -> str:
+        """The first answer."""
+        return self.messages[1]["content"]
+
+    @property
+    def text(self) -> str:
+        """All that is said, one message a line."""
+        return "\n".join(message["content"] for message in self.messages)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One data set that conversations come from.
+
+    Attributes:
+        id: Hub id, or the file's name for a local file.
+        revision: Commit of the data set; None for a local file.
+        licence: As stated by the source, or by who gave the file; None when nobody states one.
+    """
+
+    id: str
+    revision: str | None
+    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -68,13 +104,15 @@ class Source:
     """Conversations and where they come from.
 
     Attributes:
-        examples: The usable rows.
-        id: Hub id, or the file's name for a local file.
+        examples: The usable rows; of a prepared folder, those to train on.
+        id: Hub id, or the file's name for a local file, or the prepared folder's name.
         revision: Commit of the data set; None for a local file.
-        licence: As stated by the source; None when it states none.
+        licence: As stated by the source; None when it states none; several joined by commas.
         rows_read: Rows in the source before any were dropped.
         dropped: Row and reason of every row left out.
         cards: (id, question, answer) of what is trained on, for the nearest-card search of the app.
+        validation, test: Rows of a prepared folder that no training may see; else empty.
+        origins: The data sets behind a prepared folder; else empty.
     """
 
     examples: list[Example]
@@ -84,41 +122,40 @@ class Source:
     rows_read: int
     dropped: list[tuple[int | str, str]] = field(default_factory=list)
     cards: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[Example] = field(default_factory=list)
+    test: list[Example] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+
+    def rows_by_origin(self, examples: Iterable[Example]) -> list[dict[str, Any]]:
+        """Id, revision, licence and row numbers of what was trained on: enough to fetch it again where it may not travel."""
+        rows: dict[str, set[int | str]] = {}
+        for example in examples:
+            rows.setdefault(example.source or self.id, set()).add(example.row)
+        known = {origin.id: origin for origin in self.origins} or {self.id: Origin(self.id, self.revision, self.licence)}
+        return [
+            {"id": name, "revision": known[name].revision, "licence": known[name].licence, "rows": sorted(numbers, key=_row_order)}
+            for name, numbers in rows.items()
+        ]
 
 
-def read_json_rows(path: Path) -> list[Row]:
-    """Reads a JSON array of objects, or JSON lines.
+def _row_order(row: int | str) -> tuple[bool, int, str]:
+    return (True, 0, row) if isinstance(row, str) else (False, row, "")
+
+
+def check_may_travel(source: Source) -> None:
+    """Refuses to put cards into an adapter directory whose licence, or want of one, does not allow it.
 
     Raises:
-        DataError: The file is missing, empty, or a line is no JSON object; the message names the line.
+        DataError: A data set behind the source has no licence that is known to allow it.
     """
-    if not path.is_file():
-        raise DataError(f"There is no data file {path}. Give a JSON or JSONL file, or a data set id such as {MEDICAL_MEADOW}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from error
-    rows: list[Row] = []
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} is not valid JSON: line {error.lineno}, {error.msg}. Mend that place and try again.") from error
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number} is not valid JSON ({error.msg}). Mend or delete that line and try again."
-                ) from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise DataError(
-            f"{path} holds no rows of the form {{'question': ..., 'answer': ...}}. See the README for the columns that are read."
-        )
-    return rows
+    for origin in source.origins or [Origin(source.id, source.revision, source.licence)]:
+        stated = {part.strip().lower() for part in (origin.licence or "").split(",")}
+        if not stated <= FREE_LICENCES:
+            licence = f"has the licence {origin.licence}" if origin.licence else "states no licence"
+            raise DataError(
+                f"The cards of {origin.id} may not travel with the adapter: it {licence}, and allowed are "
+                f"{', '.join(sorted(FREE_LICENCES))}. Train without --ship-cards, or state a file's licence in data prepare."
+            )
 
 
 def read_cards(path: Path) -> list[Card]:
@@ -137,21 +174,17 @@ def read_cards(path: Path) -> list[Card]:
     return cards
 
 
-def _message_pair(question: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
 def card_examples(card: Card) -> list[Example]:
     """Every trained wording of a card with its answer; where there is a follow-up, its wordings as second turns too.
 
     A follow-up comes after several wordings of its card: what it refers to has to be read out of the turn before.
     """
     wordings = card.trained_wordings()
-    examples = [Example(_message_pair(wording, card.answer), card.id) for wording in wordings]
+    examples = [Example(pair(wording, card.answer), card.id) for wording in wordings]
     if card.follow_up:
         for index, follow in enumerate(card.follow_up.trained_wordings()):
             for wording in wordings[index::3][:2]:
-                messages = _message_pair(wording, card.answer) + _message_pair(follow, card.follow_up.answer)
+                messages = pair(wording, card.answer) + pair(follow, card.follow_up.answer)
                 examples.append(Example(messages, card.id))
     return examples
 
@@ -172,18 +205,6 @@ def noisy(example: Example, share: float, rng: random.Random) -> Example:
     return replace(example, messages=messages)
 
 
-def _meadow(row: Row) -> list[Message]:
-    return _message_pair(row["input"], row["output"])
-
-
-def _question_answer(row: Row) -> list[Message]:
-    return _message_pair(row["question"], row["answer"])
-
-
-def _messages(row: Row) -> list[Message]:
-    return [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-
-
 def join_examples(examples: list[Example], share: float, rng: random.Random) -> list[Example]:
     """Puts about `share` of the conversations two by two into one row, as when a person changes the subject; random order."""
     order = rng.sample(examples, len(examples))
@@ -192,28 +213,17 @@ def join_examples(examples: list[Example], share: float, rng: random.Random) -> 
     return [replace(first, messages=first.messages + second.messages) for first, second in pairs] + order[count:]
 
 
-# The columns that mark a kind of data set, and how one of its rows becomes messages; the first whose columns are all there is taken.
-READERS: list[tuple[frozenset[str], Callable[[Row], list[Message]]]] = [
-    (frozenset({"messages"}), _messages),
-    (frozenset({"input", "output"}), _meadow),
-    (frozenset({"question", "answer"}), _question_answer),
-]
-
-
-def _rows_to_source(rows: list[Row], identifier: str, revision: str | None, licence: str | None) -> Source:
-    columns = set(rows[0])
-    reader = next((reader for wanted, reader in READERS if wanted <= columns), None)
-    if reader is None:
-        accepted = "; ".join(" and ".join(sorted(wanted)) for wanted, _ in READERS)
-        raise DataError(
-            f"{identifier} has the columns {', '.join(sorted(columns))}. Training reads one of: {accepted}. Rename the columns."
-        )
+def _to_source(table: Table, columns: str | None) -> Source:
+    rows, reader = prepare_rows(table.rows, table.id, parse_columns(columns))
     examples: list[Example] = []
     dropped: list[tuple[int | str, str]] = []
     for number, row in enumerate(rows):
         try:
             messages = reader(row)
-        except (KeyError, TypeError):
+        except Unusable as error:
+            dropped.append((number, str(error)))
+            continue
+        except (KeyError, TypeError, AttributeError):
             dropped.append((number, "columns missing"))
             continue
         if not messages or any(not isinstance(m["content"], str) or not m["content"].strip() for m in messages):
@@ -221,62 +231,79 @@ def _rows_to_source(rows: list[Row], identifier: str, revision: str | None, lice
         elif [m["role"] for m in messages] != ["user", "assistant"] * (len(messages) // 2):
             dropped.append((number, "messages do not alternate between user and assistant"))
         else:
-            examples.append(Example(messages, number))
+            examples.append(Example(messages, number, table.id))
     if not examples:
         raise DataError(
-            f"{identifier} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data."
+            f"{table.id} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data."
         )
-    cards = [
-        {"id": str(example.row), "question": example.messages[0]["content"], "answer": example.messages[1]["content"]}
-        for example in examples
-    ]
-    return Source(examples, identifier, revision, licence, len(rows), dropped, cards)
+    return Source(examples, table.id, table.revision, table.licence, len(rows), dropped, _cards(examples))
 
 
-def load_source(data: str, revision: str | None = None) -> Source:
-    """Opens a data set from a local JSON/JSONL file or from the Hub.
+def _cards(examples: list[Example]) -> list[dict[str, Any]]:
+    return [{"id": str(example.row), "question": example.question, "answer": example.answer} for example in examples]
+
+
+def _cards_source(path: Path) -> Source:
+    cards = read_cards(path)
+    return Source(
+        examples=[replace(example, source=path.name) for card in cards for example in card_examples(card)],
+        id=path.name,
+        revision=None,
+        licence="CC0-1.0",
+        rows_read=len(cards),
+        cards=[
+            {"id": card.id, "question": card.question, "answer": card.answer, "wordings": card.trained_wordings()[1:]} for card in cards
+        ],
+    )
+
+
+def _prepared_source(folder: Path) -> Source:
+    """Opens a folder written by `data prepare`."""
+    try:
+        about = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+        splits = {
+            name: [
+                Example(row["messages"], row["row"], row["source"])
+                for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+                if line and (row := json.loads(line))
+            ]
+            for name in SPLITS
+        }
+        origins = [Origin(part["id"], part["revision"], part["licence"]) for part in about["sources"]]
+        rows_read = sum(part["rows_read"] for part in about["sources"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The prepared folder {folder} is damaged ({type(error).__name__}). Write it again with `python -m finetune data prepare`."
+        ) from error
+    if not splits["train"]:
+        raise DataError(f"The prepared folder {folder} has no rows to train on. Write it again with `python -m finetune data prepare`.")
+    licences = dict.fromkeys(origin.licence or "none stated" for origin in origins)
+    return Source(
+        examples=splits["train"],
+        id=folder.resolve().name,
+        revision=None,
+        licence=", ".join(licences) if any(origin.licence for origin in origins) else None,
+        rows_read=rows_read,
+        cards=[card | {"id": f"{e.source}/{e.row}"} for card, e in zip(_cards(splits["train"]), splits["train"], strict=True)],
+        validation=splits["validation"],
+        test=splits["test"],
+        origins=origins,
+    )
+
+
+def load_source(data: str, revision: str | None = None, columns: str | None = None) -> Source:
+    """Opens a data set from a JSON, JSONL, CSV or Parquet file, from the Hub, or from a folder that `data prepare` wrote.
 
     Args:
-        data: Path of a file, or a hub id.
+        data: Path of a file or folder, or a hub id.
         revision: Commit, branch or tag of a hub data set.
+        columns: Which of our fields its columns are, as `question=Frage,answer=Antwort`.
 
     Raises:
         DataError: The file cannot be read or has other columns.
         HubUnavailable: The Hub does not answer or has no such data set.
     """
-    path = Path(data)
-    if path.suffix in {".json", ".jsonl"} or path.exists():
-        rows = read_json_rows(path)
-        if "rewordings" in rows[0]:
-            cards = read_cards(path)
-            return Source(
-                examples=[example for card in cards for example in card_examples(card)],
-                id=path.name,
-                revision=None,
-                licence="CC0-1.0",
-                rows_read=len(cards),
-                cards=[
-                    {"id": card.id, "question": card.question, "answer": card.answer, "wordings": card.trained_wordings()[1:]}
-                    for card in cards
-                ],
-            )
-        return _rows_to_source(rows, path.name, None, None)
-    return _load_hub_source(data, revision)
-
-
-def _load_hub_source(data: str, revision: str | None) -> Source:
-    import datasets
-    import httpx
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        info = huggingface_hub.HfApi().dataset_info(data, revision=revision)
-        rows = datasets.load_dataset(data, revision=info.sha, split="train").to_list()
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        raise HubUnavailable(
-            f"The data set {data} could not be fetched from the Hub ({type(error).__name__}). Check the name and the network, "
-            "or give a local JSON or JSONL file with --data."
-        ) from error
-    licence = info.card_data.get("license") if info.card_data else None
-    return _rows_to_source(rows, data, info.sha, ", ".join(licence) if isinstance(licence, list) else licence)
+    if (Path(data) / DATA_FILE).is_file():
+        return _prepared_source(Path(data))
+    table = read_table(data, revision)
+    return _cards_source(Path(data)) if "rewordings" in table.rows[0] and Path(data).is_file() else _to_source(table, columns)

@@ -170,3 +170,66 @@ def test_joined_conversations_lose_nothing_and_leave_the_rest_alone() -> None:
     assert sorted(len(row.messages) for row in rows) == [2] * 50 + [4] * 25
     assert sorted(m["content"] for row in rows for m in row.messages) == sorted(m["content"] for e in examples for m in e.messages)
     assert sorted(row.row for row in join_examples(examples, 0, random.Random(0))) == list(range(100))
+
+
+OPTIONS = {"opa": "Ulnar", "opb": "Radial", "opc": "Median", "opd": "Axillary"}
+
+
+def test_medmcqa_counts_from_one_in_its_files_and_from_zero_on_the_hub(write) -> None:
+    rows = [
+        {"question": "Which?", **OPTIONS, "cop": cop, "exp": exp} for cop, exp in ((2, "Ans. B. It lies there."), (4, None), (4, "Ans. A."))
+    ]
+    source = load_source(write(lines(*rows)))
+    asked = "Which?\nA. Ulnar\nB. Radial\nC. Median\nD. Axillary"
+    assert [example.messages for example in source.examples] == [pair(asked, "B. Radial\n\nIt lies there."), pair(asked, "D. Axillary")]
+    assert source.dropped == [(2, "the explanation names another option than the key")]
+    source = load_source(write(lines(*[row | {"cop": cop, "exp": None} for row, cop in zip(rows, (0, 3, -1), strict=True)])))
+    assert [example.answer for example in source.examples] == ["A. Ulnar", "D. Axillary"]
+    assert source.dropped == [(2, "no right option is given")]
+    with pytest.raises(DataError, match="whether it counts from 0 or from 1") as caught:
+        load_source(write(lines(rows[0])))
+    assert_is_for_people(caught.value)
+
+
+def test_pubmedqa_becomes_abstract_and_question_then_decision_and_conclusion(write) -> None:
+    row = {"QUESTION": "Does it?", "CONTEXTS": ["One.", "Two."], "LONG_ANSWER": "It seems so.", "final_decision": "maybe"}
+    hub = {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "long_answer": "It seems so.", "final_decision": "maybe"}
+    for content in (json.dumps({"123": row}), json.dumps([hub])):
+        assert load_source(write(content, "data.json")).examples[0].messages == pair("One.\nTwo.\n\nDoes it?", "Maybe. It seems so.")
+
+
+def test_lines_of_doctor_and_patient_become_turns_and_lines_of_one_side_are_merged(write) -> None:
+    text = "Doctor: Hello. \nDoctor: What is it?\nPatient: A cough.\nGuest_family: For weeks.\nDoctor: Any fever?\nPatient: No."
+    source = load_source(write(lines({"dialogue": text}, {"dialogue": "no names"}, {"dialogue": "Patient: Hello?"})))
+    assert source.examples[0].messages == pair("Hello, doctor.", "Hello.\nWhat is it?") + pair("A cough.\nFor weeks.", "Any fever?")
+    assert [row for row, _ in source.dropped] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["csv", "semicolons.csv", "parquet"])
+def test_anyones_own_table_is_read_with_a_column_mapping(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / f"own.{kind}"
+    if kind == "parquet":
+        parquet.write_table(pa.table({"Frage": ["Was, bitte?"], "Antwort": ["Das\nda."], "Text": ["Dies."]}), path)
+    else:
+        mark = ";" if "semi" in kind else ","
+        path.write_text(f'Frage{mark}Antwort{mark}Text\n"Was, bitte?"{mark}"Das\nda."{mark}Dies.\n')
+    assert load_source(str(path), columns="question=Frage,answer=Antwort").examples[0].messages == pair("Was, bitte?", "Das\nda.")
+    with_context = load_source(str(path), columns="question=Frage,answer=Antwort,context=Text")
+    assert with_context.examples[0].messages == pair("Dies.\n\nWas, bitte?", "Das\nda.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.csv", "question,answer\nQ?\n", "row 1 has not as many fields"),
+        ("a.csv", "question,answer\n", "no rows below its first line"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_in_words(write, name: str, content: str, text: str) -> None:
+    with pytest.raises(DataError, match=text) as caught:
+        load_source(write(content, name))
+    assert_is_for_people(caught.value)
