@@ -11,6 +11,7 @@ from app.errors import ConfigError
 from finetune.sources import MEDICAL_MEADOW
 
 CONFIGS = Path(__file__).parent / "configs"
+PROJECT = "medical-llm-fine-tuning"  # of the Trackio dashboard
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -21,12 +22,19 @@ class TrainConfig(BaseModel):
 
     base: str = Field("unsloth/Llama-3.2-3B-Instruct-bnb-4bit", description="Base model: a hub id, or a folder.")
     base_revision: str | None = Field(None, description="Commit, branch or tag of a base model on the Hub.")
-    data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, or a JSON or JSONL file.")
+    data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, a file, or a folder of data prepare.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")
     output: str = Field("outputs/adapter", description="Folder to write the adapter into; it must not hold another run.")
     init_adapter: str | None = Field(None, description="Adapter directory whose weights training goes on from; new weights without it.")
     template: Literal["medical", "llama3"] = Field("medical", description="Prompt format, a chat template of finetune/templates.")
+    ship_cards: bool = Field(False, description="Put the cards into the adapter directory; refused where their licence does not allow it.")
     train_size: float = Field(1.0, gt=0, description="Up to 1: the share of conversations to train on; above: their number.")
+    validation_size: float = Field(
+        0.0,
+        ge=0,
+        description="Conversations to hold back for validation where the data brings none: a share up to 1, or a number, "
+        "which also limits a validation split of the data.",
+    )
     max_length: int = Field(1024, ge=32, description="Tokens a conversation may have; longer ones are left out and counted.")
     per_device_train_batch_size: int = Field(6, ge=1, description="Conversations in one forward pass of one device.")
     gradient_accumulation_steps: int = Field(2, ge=1, description="Forward passes in one optimizer step.")
@@ -56,11 +64,20 @@ class TrainConfig(BaseModel):
         0.0, ge=0, le=1, description="Share of the conversations put two by two into one row, as a change of subject."
     )
     copies: int = Field(1, ge=1, description="Copies of each conversation in one epoch, each with noise of its own.")
-    packing: bool = Field(False, description="Put several conversations into one row of max_length tokens (GPU only).")
+    padding_free: bool | None = Field(
+        None, description="Join a micro-batch into one row instead of padding it (GPU only); by default Unsloth decides."
+    )
+    packing: bool = Field(False, description="Put several conversations into one row of max_length tokens (GPU only): more cards a step.")
     group_by_length: bool = Field(False, description="Put conversations of like length into one batch: less padding, a less random order.")
-    save_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints.")
+    save_steps: float = Field(
+        200, gt=0, description="Optimizer steps between checkpoints, each with a validation; below 1: a share of the run."
+    )
+    early_stopping: int = Field(0, ge=0, description="Stop after so many validations without a lower loss; 0: never.")
+    logging_steps: int = Field(5, ge=1, description="Optimizer steps between two entries of the metrics.")
     seed: int = Field(3407, description="Seed of the selection, the order and the LoRA weights.")
-    report_to: str = Field("none", description="Trackers, by transformers' name.")
+    report_to: Literal["none", "trackio", "tensorboard", "wandb"] = Field(
+        "none", description="Who gets the metrics beside run.json: trackio is a dashboard on this machine."
+    )
 
 
 def load_config(preset: str, overrides: dict[str, Any] | None = None) -> TrainConfig:

@@ -4,6 +4,7 @@ Unsloth patches the libraries that it finds, so it runs in other processes; this
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,9 @@ QUESTION = "What are the common symptoms of diabetes?"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
+    # One thread adds in one order, so that the same steps give the same weights.
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=one_thread, capture_output=True, text=True, timeout=800, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +38,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("scenarios")
     result = run("-m", "tests.train_scenarios", str(folder))
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads((folder / "report.json").read_text()) | {"folder": str(folder)}
+    return json.loads((folder / "report.json").read_text()) | {"folder": str(folder), "surviving": str(folder) + "-surviving"}
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +92,7 @@ def test_the_app_opens_and_streams_from_what_unsloth_trained(opened: LoadedModel
 
 def test_three_steps_change_the_model_and_the_contract_holds(opened: LoadedModel) -> None:
     assert opened.probe.logit_change > 100 * opened.probe.threshold
-    assert opened.probe.nll == pytest.approx(opened.probe.trained_nll, abs=0.01)
+    assert opened.probe.nll == pytest.approx(opened.probe.trained_nll, abs=0.05)  # trained in bf16, opened in fp32
 
 
 def test_training_shows_progress_and_ends_with_the_originals_question(trained: tuple[Path, str]) -> None:
@@ -115,6 +118,7 @@ def test_the_adapter_directory_is_complete_and_in_16_bits(trained: tuple[Path, s
         "run.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training.svg",
         "training_cards.jsonl.gz",
     }
     assert {str(tensor.dtype) for tensor in load_file(trained[0] / "adapter_model.safetensors").values()} == {"torch.bfloat16"}
@@ -199,6 +203,112 @@ def test_a_full_disk_while_saving_a_checkpoint_is_one_sentence_and_the_older_one
     assert files(scenarios[scenario], folder) == files(scenarios["interrupted"], folder)
 
 
+def surviving_run(scenarios: dict[str, Any], name: str) -> dict[str, Any]:
+    return json.loads((Path(scenarios["surviving"]) / name / "run.json").read_text())
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def test_a_killed_run_that_is_resumed_ends_in_the_same_weights_as_one_that_was_not(scenarios: dict[str, Any]) -> None:
+    assert scenarios["killed"]["signal"] == 9
+    assert (scenarios["revived"]["error"], scenarios["whole"]["error"]) == ("", "")
+    assert scenarios["killed"]["files"][WEIGHTS] == scenarios["whole"]["files"][WEIGHTS]
+    for step in (2, 4):
+        name = f"checkpoints/checkpoint-{step}/{WEIGHTS}"
+        assert scenarios["killed"]["files"][name] == scenarios["whole"]["files"][name]
+    assert [entry["loss"] for entry in surviving_run(scenarios, "killed")["validation_history"]] == [
+        entry["loss"] for entry in surviving_run(scenarios, "whole")["validation_history"]
+    ]
+
+
+def test_a_run_does_not_go_on_with_other_settings(scenarios: dict[str, Any]) -> None:
+    assert scenarios["other_settings"]["error"] == "ConfigError"
+    assert re.search("learning_rate = 0.002 .now 1.0.", scenarios["other_settings"]["message"])
+    assert_is_for_people(scenarios["other_settings"]["message"])
+
+
+def test_an_unfinished_run_is_not_trained_over(scenarios: dict[str, Any]) -> None:
+    assert scenarios["unfinished"]["error"] == "StorageError"
+    assert_is_for_people(scenarios["unfinished"]["message"])
+
+
+def test_out_of_memory_trains_the_same_cards_a_step_in_smaller_passes(scenarios: dict[str, Any]) -> None:
+    assert scenarios["small_card"]["error"] == ""
+    small, whole = (surviving_run(scenarios, name) for name in ("small", "whole"))
+    assert (small["micro_batch"], whole["micro_batch"]) == (2, 4)
+    assert small["tokens_seen"] == whole["tokens_seen"]
+    assert small["validation_history"][-1]["loss"] == pytest.approx(whole["validation_history"][-1]["loss"], rel=2e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_batch(scenarios: dict[str, Any]) -> None:
+    assert scenarios["overflow"]["error"] == "TrainingFailed"
+    assert re.search("loss of step 2 is nan.*bad_batch.json.*Lower learning_rate", scenarios["overflow"]["message"])
+    assert_is_for_people(scenarios["overflow"]["message"].replace(scenarios["surviving"], ""))
+    batch = json.loads((Path(scenarios["surviving"]) / "overflow" / "checkpoints" / "bad_batch.json").read_text())
+    assert batch["step"] == 2 and len(batch["input_ids"]) == len(batch["labels"]) == 4
+    assert "adapter_config.json" not in scenarios["overflow"]["files"]
+
+
+def test_training_stops_when_the_validation_loss_only_rises_and_the_best_checkpoint_is_exported(scenarios: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    assert scenarios["rising"]["error"] == ""
+    record, folder = surviving_run(scenarios, "rising"), Path(scenarios["surviving"]) / "rising"
+    losses = {entry["step"]: entry["loss"] for entry in record["validation_history"]}
+    assert record["best_step"] == min(losses, key=lambda step: losses[step]) < max(losses) < 6
+    best = load_file(folder / "checkpoints" / f"checkpoint-{record['best_step']}" / WEIGHTS)
+    exported = load_file(folder / WEIGHTS)
+    assert all(torch.equal(exported[name], tensor.to(torch.bfloat16)) for name, tensor in best.items())
+
+
+def test_a_run_records_what_a_person_wants_to_watch_and_draws_it(scenarios: dict[str, Any]) -> None:
+    record = surviving_run(scenarios, "whole")
+    entry = record["loss_history"][0]
+    assert {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib"} == entry.keys()
+    assert entry["tokens_per_second"] > 0 and entry["memory_gib"] > 0
+    assert [entry["step"] for entry in record["validation_history"]] == [2, 4]
+    assert "validation" in (Path(scenarios["surviving"]) / "whole" / "training.svg").read_text()
+
+
+def test_plain_peft_gives_the_logits_that_training_had(scenarios: dict[str, Any]) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from app.contract import GOLDEN_CONVERSATIONS, NOISE, prompt_ids
+
+    assert "unsloth" not in sys.modules
+    folder = Path(scenarios["surviving"])
+    base = AutoModelForCausalLM.from_pretrained(
+        ROOT / "assets" / "demo" / "base", dtype=torch.bfloat16, attn_implementation="eager"
+    )  # as in training on a CPU
+    model = PeftModel.from_pretrained(base, str(folder / "whole")).eval()
+    ids = torch.tensor([prompt_ids(AutoTokenizer.from_pretrained(folder / "whole"), GOLDEN_CONVERSATIONS[0])])
+    trained = load_file(folder / "logits.safetensors")["logits"]
+    with torch.inference_mode():
+        here = model(input_ids=ids).logits.float()
+        with model.disable_adapter():
+            without = model(input_ids=ids).logits.float()
+    assert (here - trained).norm() / trained.norm() < NOISE["bfloat16"], "rounding of bf16"
+    assert (without - trained).norm() / trained.norm() > 0.1, "the adapter is what makes the difference"
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter_on_as_many_cards_a_step(tmp_path: Path) -> None:
+    steps = ["train_size=16", "copies=1", "max_steps=2", "per_device_train_batch_size=4", "validation_size=4"]
+    settings = [part for step in steps for part in ("--set", step)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "finetune"]
+    result = run(*launch, "train", "--config", "demo", "--output", str(tmp_path / "adapter"), *settings)
+    assert result.returncode == 0, result.stderr[-3000:]
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    assert (record["processes"], record["micro_batch"]) == (2, 2)
+    assert load(str(tmp_path / "adapter"), "cpu").probe.logit_change > 0
+    assert result.stdout.count("It answers") + result.stderr.count("It answers") == 1, "one process talks"
+
+
 def test_resume_goes_on_from_the_last_complete_checkpoint(scenarios: dict[str, Any]) -> None:
     assert scenarios["resumed"]["error"] == ""
     assert {"adapter_model.safetensors", "prompt_contract.json", "checkpoints/checkpoint-4/trainer_state.json"} <= scenarios["resumed"][
@@ -231,6 +341,8 @@ def test_a_finished_run_that_could_not_be_saved_is_saved_as_it_was_trained(scena
         ("too_many", "DataError", "train_size = 1e.06 asks for 1000000 of"),
         ("too_long", "DataError", "longer than max_length = 64"),
         ("no_such_base", "HubUnavailable", "did not answer when asked for somebody/base"),
+        ("no_licence", "DataError", "licence"),
+        ("no_tracker", "ConfigError", "report_to = wandb needs a package that is not installed: pip install wandb"),
         ("no_such_folder", "ConfigError", "no base model in the folder"),
         ("base_far_away", "ConfigError", "outside the repository.*ln -s"),
     ],

@@ -1,6 +1,9 @@
-"""Training on a CUDA card: the same path as on a CPU, with packing off and on. `make test-gpu`; a card of 4 GB is enough."""
+"""Training on a CUDA card: the same path as on a CPU, padded, joined and packed. `make test-gpu`; a card of 4 GB is enough."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,53 +13,83 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA card here", allow_module_level=True)
 
+SMALL = {"copies": 1, "precision": "auto", "validation_size": 0, "report_to": "none"}
+
 
 @pytest.fixture(scope="module")
-def train_module():
+def train_module() -> Any:
+    os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # half a minute for a few padded steps
     from finetune import train  # imports unsloth, which needs the card to be there
 
     return train
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_falls_on_answers_and_their_end_alone(train_module, tmp_path: Path, packing: bool) -> None:
+@pytest.mark.parametrize("way", [{"padding_free": False}, {"padding_free": True}, {"packing": True}], ids=str)
+def test_the_loss_falls_on_answers_and_their_end_alone(train_module: Any, tmp_path: Path, way: dict[str, bool]) -> None:
     """The labels that reach the model are looked at, after Unsloth's own preparation and collation."""
     from finetune.config import load_config
+    from finetune.encode import build_rows, select
+    from finetune.sources import load_source
 
-    overrides = {
-        "train_size": 24,
-        "max_steps": 1,
-        "output": str(tmp_path / "adapter"),
-        "packing": packing,
-        "copies": 1,
-        "precision": "auto",
-    }
-    config = load_config("demo", overrides)
-    examples = train_module.select(train_module.load_source(config.data).examples, 24, config.seed)
+    config = load_config("demo", SMALL | {"train_size": 24, "max_steps": 1, "output": str(tmp_path / "adapter"), **way})
+    examples = select(load_source(config.data).examples, 24, config.seed)
     model, tokenizer, _, _ = train_module.open_base(config)
-    rows, _ = train_module.build_rows(examples, tokenizer, config)
-    model = train_module.unsloth.FastLanguageModel.get_peft_model(model, r=8, lora_alpha=8, target_modules=["q_proj"])
-    trainer = train_module.build_trainer(model, tokenizer, rows, config, [])
-    seen = [batch for batch in trainer.get_train_dataloader()]
-    answers = {tuple(label for label in row["labels"] if label != -100) for row in rows}
-    ends = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    rows, _ = build_rows(examples, tokenizer, config)
+    model = train_module.add_lora(model, config)
+    trainer = train_module.build_trainer(model, tokenizer, rows, config)
     found: list[int] = []
-    for batch in seen:
+    for batch in trainer.get_train_dataloader():
         for labels in batch["labels"].tolist():
             found += [label for label in labels if label != -100]
-    assert sorted(found) == sorted(label for answer in (row["labels"] for row in rows) for label in answer if label != -100)
-    assert found.count(ends) == sum(answer.count(ends) for answer in (row["labels"] for row in rows))
-    assert all(answer[-1] == ends for answer in answers)
+        if way.get("padding_free"):
+            assert batch["input_ids"].shape[0] == 1, "one row, no padding"
+    assert sorted(found) == sorted(label for row in rows for label in row["labels"] if label != -100)
+    assert found.count(tokenizer.convert_tokens_to_ids("<|eot_id|>")) >= len(rows)
 
 
-def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module, tmp_path: Path) -> None:
+def test_joining_rows_gives_the_loss_of_padding_them(train_module: Any, tmp_path: Path) -> None:
+    """No conversation of a joined row sees another: the same batch has the same loss either way."""
+    from finetune.config import load_config
+    from finetune.encode import build_rows, select
+    from finetune.sources import load_source
+
+    losses = []
+    for padding_free in (False, True):
+        config = load_config("demo", SMALL | {"train_size": 8, "output": str(tmp_path / "a"), "padding_free": padding_free, "max_steps": 1})
+        model, tokenizer, _, _ = train_module.open_base(config)
+        model = train_module.add_lora(model, config)
+        rows, _ = build_rows(select(load_source(config.data).examples, 8, config.seed), tokenizer, config)
+        trainer = train_module.build_trainer(model, tokenizer, rows, config)
+        trainer.args.save_strategy = "no"
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+
+
+def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module: Any, tmp_path: Path) -> None:
     from app.model import load
     from finetune.config import load_config
 
-    config = load_config(
-        "demo", {"train_size": 200, "max_steps": 20, "output": str(tmp_path / "adapter"), "copies": 1, "precision": "auto"}
-    )
+    config = load_config("demo", SMALL | {"train_size": 200, "max_steps": 20, "output": str(tmp_path / "adapter"), "validation_size": 20})
     output = train_module.train(config)
+    record = json.loads((output / "run.json").read_text())
+    assert record["validation_history"] and record["loss_history"][-1]["memory_gib"] > 0
     for device in ("cuda", "cpu"):
         loaded = load(str(output), device=device)
         assert loaded.probe.logit_change > loaded.probe.threshold
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_cards_of_a_step(train_module: Any, tmp_path: Path) -> None:
+    from finetune.config import load_config
+
+    overrides = {"train_size": 600, "max_steps": 2, "per_device_train_batch_size": 512, "output": str(tmp_path / "adapter")}
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 700 * 2**20) / total)
+    try:
+        output = train_module.train(load_config("demo", SMALL | overrides))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    record = json.loads((output / "run.json").read_text())
+    assert record["micro_batch"] < 512 and 512 % record["micro_batch"] == 0
+    assert record["config"]["per_device_train_batch_size"] == 512
