@@ -1,17 +1,19 @@
 """What a visitor may choose: the owner's adapter, and those that lie in the owner's folder at this moment. Names, never paths, come in."""
 
 from dataclasses import replace
+from pathlib import Path
 
-from app import contract
+from app import contract, hub
 from app.errors import AdapterNotFound
-from app.model import LoadedModel, find_adapters, public_name, resolve_adapter
+from app.model import LoadedModel, find_adapters, find_folder, public_name
 from app.settings import Settings
 
 
 def offered(settings: Settings) -> dict[str, str]:
     """Names as shown to visitors, and the adapters that they stand for; the default comes first."""
     found: dict[str, str] = {}
-    for adapter in [settings.adapter, *find_adapters(settings.adapters_folder)]:
+    more = [name.strip() for name in settings.more_adapters.split(",") if name.strip()]
+    for adapter in [settings.adapter, *more, *find_adapters(settings.adapters_folder)]:
         found.setdefault(public_name(adapter), adapter)
     return found
 
@@ -37,4 +39,13 @@ def describe(name: str, default: LoadedModel | None, settings: Settings) -> Load
     adapter = choose(name, settings)
     if default is None or adapter is None:
         return default
-    return replace(default, name=adapter, base=contract.read(resolve_adapter(adapter)[0]).base.id, cards=[])
+    folder = find_folder(adapter) or _cached(adapter)
+    base = contract.read(folder).base.id if folder else "that it was trained on"
+    return replace(default, name=adapter, base=base, cards=[], pin=None)
+
+
+def _cached(adapter: str) -> Path | None:
+    """Its folder in the cache; the Hub is not asked each time that somebody looks at the list."""
+    reference = hub.parse(adapter)
+    pin = hub.cached(*reference) if reference else None
+    return hub.fetch(pin.repo, pin.commit) if pin else None

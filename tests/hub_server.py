@@ -1,0 +1,335 @@
+"""A small Hub for tests: repositories, commits, tags and large files over HTTP, as far as `huggingface_hub` asks for them.
+
+    with HubServer() as hub:  # hub.url goes into HF_ENDPOINT; hub.tokens says who may do what
+
+Holds everything in memory, and can cut a connection, lose an answer or fall silent, as a real one does.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+LARGE = ("*.safetensors", "*.gz", "*.bin", "*.pt", "tokenizer.json")  # what Hubs keep beside git
+Files = dict[str, bytes]
+
+
+@dataclass
+class Repo:
+    """One repository: commits by their id, and where branches and tags point."""
+
+    owner: str
+    private: bool = False
+    commits: dict[str, Files] = field(default_factory=dict)
+    main: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    def commit(self, files: Files, title: str) -> str:
+        content = [title, self.main, *(f"{path} {_blob_id(data)}" for path, data in sorted(files.items()))]
+        sha = hashlib.sha1("\n".join(content).encode()).hexdigest()
+        self.commits[sha] = files
+        self.main = sha
+        self.log.append(title)
+        return sha
+
+    def find(self, revision: str) -> str | None:
+        """The commit that a revision means."""
+        return {"main": self.main, **self.tags}.get(revision) or (revision if revision in self.commits else None)
+
+    def change(self, edit: Callable[[Files], object], tag: str | None = None) -> str:
+        """A commit made by `edit` behind everybody's back, for tests that tamper."""
+        files = dict(self.commits[self.main])
+        edit(files)
+        sha = self.commit(files, "tampered")
+        if tag:
+            self.tags[tag] = sha
+        return sha
+
+
+@dataclass
+class Faults:
+    """What goes wrong, and how often still."""
+
+    silent: threading.Event = field(default_factory=threading.Event)
+    cut_uploads: int = 0
+    lose_commits: int = 0
+    full: bool = False
+    refuse: tuple[str, int] | None = None  # method, times
+
+
+class HubServer:
+    """The server; a context manager that runs it in a thread."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.large: Files = {}
+        self.tokens = {"hf_owner": "somebody", "hf_other": "another"}
+        self.readers: set[str] = set()  # tokens that may only read
+        self.faults = Faults()
+        self.requests: list[tuple[str, str]] = []
+        server = self
+
+        class Bound(_Handler):
+            hub = server
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> "HubServer":
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.faults.silent.clear()
+        self._http.shutdown()
+        self._http.server_close()
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def _blob_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _is_large(path: str) -> bool:
+    return any(fnmatch(path, pattern) for pattern in LARGE)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Routes; the paths are the Hub's own."""
+
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+    ROUTES: list[tuple[str, str, str]] = [
+        ("GET", r"/api/whoami-v2", "whoami"),
+        ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
+        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+        ("PUT", r"/large/(?P<oid>[0-9a-f]{64})", "upload"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)", "tree"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "tag"),
+        ("DELETE", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<tag>[^/]+)", "untag"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<rev>[^/]+))?", "info"),
+        ("HEAD", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+    ]
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def _serve(self) -> None:
+        path = urlsplit(self.path).path
+        self.hub.requests.append((self.command, path))
+        while self.hub.faults.silent.is_set():
+            threading.Event().wait(0.05)
+        try:
+            refuse = self.hub.faults.refuse
+            if refuse and refuse[0] == self.command and refuse[1] > 0:
+                self.hub.faults.refuse = (refuse[0], refuse[1] - 1)
+                raise _Refusal(503, "Service unavailable")
+            for method, pattern, name in self.ROUTES:
+                match = re.fullmatch(pattern, path)
+                if match and method == self.command:
+                    found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
+                    getattr(self, f"_{name}")(**found)
+                    return
+            raise _Refusal(404, f"no route for {self.command} {path}")
+        except _Refusal as refusal:
+            self.close_connection = True  # its body may not have been read
+            headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal), "Connection": "close"}
+            self._send(refusal.status, {"error": str(refusal)}, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve
+
+    def _send(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _user(self) -> str | None:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token and token not in self.hub.tokens:
+            raise _Refusal(401, "Invalid credentials in Authorization header")
+        return self.hub.tokens.get(token)
+
+    def _repo(self, name: str, write: bool = False) -> Repo:
+        user, repo = self._user(), self.hub.repos.get(name)
+        if repo is None or (repo.private and user != repo.owner):
+            raise _Refusal(401 if user is None else 404, "Repository not found", "RepoNotFound")
+        if write and user != repo.owner:
+            raise _Refusal(403, "You don't have the rights to write to this repository")
+        return repo
+
+    def _files(self, name: str, revision: str) -> tuple[str, Files]:
+        repo = self._repo(name)
+        sha = repo.find(revision)
+        if sha is None:
+            raise _Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return sha, repo.commits[sha]
+
+    def _whoami(self) -> None:
+        user = self._user()
+        if user is None:
+            raise _Refusal(401, "Invalid username or password.")
+        role = "read" if (self.headers["Authorization"] or "").removeprefix("Bearer ") in self.hub.readers else "write"
+        self._send(200, {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": role}}})
+
+    def _create(self) -> None:
+        wanted, user = json.loads(self._body()), self._user()
+        name = f"{wanted['organization'] or user}/{wanted['name']}"
+        if user is None:
+            raise _Refusal(401, "Invalid username or password.")
+        if name.split("/")[0] != user:
+            raise _Refusal(403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]}")
+        answer = {"url": f"{self.hub.url}/{name}", "name": name}
+        if name in self.hub.repos:
+            self._send(409, {**answer, "error": "You already created this model repo"})
+            return
+        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        self.hub.repos[name] = repo = Repo(user, private)
+        repo.commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        self._send(200, answer)
+
+    def _validate(self) -> None:
+        text = json.loads(self._body())["content"]
+        try:
+            values = yaml.safe_load(text.split("---")[1])
+        except (IndexError, yaml.YAMLError) as error:
+            raise _Refusal(400, "no metadata") from error
+        errors = [{"message": f"{key} must be text"} for key in ("license", "library_name") if not isinstance(values.get(key, ""), str)]
+        self._send(400 if errors else 200, {"errors": errors, "warnings": []})
+
+    def _preupload(self, repo: str, rev: str) -> None:
+        files = self._repo(repo, write=True)
+        present = files.commits[files.main]
+        answer = []
+        for wanted in json.loads(self._body())["files"]:
+            path = wanted["path"]
+            known = present.get(path)
+            oid = None if known is None else hashlib.sha256(known).hexdigest() if _is_large(path) else _blob_id(known)
+            answer.append({"path": path, "uploadMode": "lfs" if _is_large(path) else "regular", "shouldIgnore": False, "oid": oid})
+        self._send(200, {"files": answer})
+
+    def _batch(self, repo: str) -> None:
+        self._repo(repo, write=True)
+        objects = []
+        for wanted in json.loads(self._body())["objects"]:
+            action = {"upload": {"href": f"{self.hub.url}/large/{wanted['oid']}", "header": {}}}
+            objects.append({**wanted, **({} if wanted["oid"] in self.hub.large else {"actions": action})})
+        self._send(200, {"transfer": "basic", "objects": objects})
+
+    def _upload(self, oid: str) -> None:
+        if self.hub.faults.full:
+            raise _Refusal(413, "Storage limit reached")
+        if self.hub.faults.cut_uploads > 0:
+            self.hub.faults.cut_uploads -= 1
+            self.rfile.read(int(self.headers["Content-Length"]) // 2)
+            self.connection.close()
+            raise BrokenPipeError
+        data = self._body()
+        if hashlib.sha256(data).hexdigest() != oid:
+            raise _Refusal(400, "the content is not what was announced")
+        self.hub.large[oid] = data
+        self._send(200, {})
+
+    def _commit(self, repo: str, rev: str) -> None:
+        target = self._repo(repo, write=True)
+        title, files = "", dict(target.commits[target.main])
+        for line in self._body().splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "header":
+                title = value["summary"]
+            elif item["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif item["key"] == "lfsFile":
+                if value["oid"] not in self.hub.large:
+                    raise _Refusal(400, "a large file was never uploaded")
+                files[value["path"]] = self.hub.large[value["oid"]]
+            elif item["key"] == "deletedFile":
+                del files[value["path"]]
+        sha = target.commit(files, title)
+        if self.hub.faults.lose_commits > 0:
+            self.hub.faults.lose_commits -= 1
+            self.connection.close()
+            raise BrokenPipeError
+        self._send(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha})
+
+    def _refs(self, repo: str) -> None:
+        found = self._repo(repo)
+        tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": sha} for name, sha in found.tags.items()]
+        branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": found.main}]
+        self._send(200, {"branches": branches, "tags": tags, "converts": []})
+
+    def _tree(self, repo: str, rev: str) -> None:
+        entries = []
+        for path, data in self._files(repo, rev)[1].items():
+            entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _blob_id(data)}
+            if _is_large(path):
+                entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            entries.append(entry)
+        self._send(200, entries)
+
+    def _tag(self, repo: str, rev: str) -> None:
+        target = self._repo(repo, write=True)
+        sha, name = self._files(repo, rev)[0], json.loads(self._body())["tag"]
+        if name in target.tags:
+            raise _Refusal(409, f"Tag {name} exists already")
+        target.tags[name] = sha
+        self._send(200, {})
+
+    def _untag(self, repo: str, tag: str) -> None:
+        target = self._repo(repo, write=True)
+        if target.tags.pop(tag, None) is None:
+            raise _Refusal(404, f"Tag {tag} not found", "RevisionNotFound")
+        self._send(200, {})
+
+    def _info(self, repo: str, rev: str = "main") -> None:
+        sha, files = self._files(repo, rev)
+        siblings = []
+        for path, data in files.items():
+            entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": _blob_id(data)}
+            if _is_large(path):
+                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            siblings.append(entry)
+        card = files.get("README.md", b"").decode()
+        values = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
+        private = self.hub.repos[repo].private
+        self._send(200, {"id": repo, "sha": sha, "private": private, "tags": [], "siblings": siblings, "cardData": values})
+
+    def _resolve(self, repo: str, rev: str, path: str) -> None:
+        sha, files = self._files(repo, rev)
+        if path not in files:
+            raise _Refusal(404, "Entry not found", "EntryNotFound")
+        data = files[path]
+        tag = hashlib.sha256(data).hexdigest() if _is_large(path) else _blob_id(data)
+        linked = {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(data))} if _is_large(path) else {}
+        self._send(200, data, {"X-Repo-Commit": sha, "ETag": f'"{tag}"', "Accept-Ranges": "bytes", **linked})
