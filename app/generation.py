@@ -4,6 +4,7 @@ Requests are answered in order, one at a time: the adapter's state is set for th
 answer can be mixed with another's or written by the wrong model. Knows nothing of pages, HTTP or safety rules.
 """
 
+import gc
 import logging
 import queue
 import secrets
@@ -11,14 +12,24 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from tokenizers.decoders import DecodeStream
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TextIteratorStreamer,
+    TopPLogitsWarper,
+)
 
 from app.contract import prompt_ids
+from app.decoder import Decoder
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
 from app.model import LoadedModel
 
@@ -58,33 +69,70 @@ class GenerationRequest:
 
 
 class _Streamer(TextIteratorStreamer):
-    """A TextIteratorStreamer that also tells a listener, so that an event loop need not poll."""
+    """A TextIteratorStreamer that decodes each token once, and tells a listener, so that an event loop need not poll.
+
+    The original decodes the whole line again for every token and holds a word back until the next one begins; the tokenizer's
+    own `DecodeStream` gives the text of each token as soon as its characters are complete.
+    """
 
     def __init__(self, tokenizer: Any, notify: Callable[[], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, timeout=POLL_SECONDS, skip_special_tokens=True)
         self._notify = notify
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._text = ""
+        self._begun = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Takes the prompt, which is left out, and then token after token."""
+        if self._begun:
+            for token in value.flatten().tolist():
+                self.write(token)
+        self._begun = True
+
+    def write(self, token: int) -> None:
+        """Takes one token of the answer."""
+        self._ids.append(token)
+        if piece := self._stream.step(self.tokenizer.backend_tokenizer, token):
+            self._text += piece
+            self.on_finalized_text(piece)
+
+    def end(self) -> None:
+        """Gives the rest: characters whose last byte never came stand as replacement characters."""
+        whole = self.tokenizer.decode(self._ids, skip_special_tokens=True) if self._ids else ""
+        self.on_finalized_text(whole.removeprefix(self._text), stream_end=True)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text or stream_end:  # within a word there is no new text
-            super().on_finalized_text(text, stream_end=stream_end)
+        """Hands text to the reader."""
+        if text:
+            self.text_queue.put(text)
+        if stream_end:
+            self.text_queue.put(self.stop_signal)
+        if text or stream_end:
             self._notify()
 
 
 class _StopWhen(StoppingCriteria):
-    """Ends generation at the next token once the answer was stopped or its deadline has passed."""
+    """Counts tokens, and ends generation at the next one once the answer was stopped or its deadline has passed."""
 
     def __init__(self, answer: "Answer", deadline: float) -> None:
         self._answer = answer
         self._ends = time.monotonic() + deadline
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+    def after_token(self) -> bool:
+        """Whether the token that has just been made is the last."""
+        now = time.monotonic()
         self._answer.completion_tokens += 1
         if self._answer.first_token_at is None:
-            self._answer.first_token_at = time.monotonic()
-        if time.monotonic() > self._ends:
+            self._answer.first_token_at = now
+        if self._answer.stopped.is_set():
+            self._answer.finish_reason = "stopped"
+        elif now > self._ends:
             self._answer.finish_reason = "deadline"
-        stop = self._answer.stopped.is_set() or self._answer.finish_reason == "deadline"
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+        return self._answer.finish_reason is not None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.after_token(), dtype=torch.bool, device=input_ids.device)
 
 
 class Answer:
@@ -116,6 +164,7 @@ class Answer:
         self._queue_position = queue_position
         self._streamer: _Streamer | None = None
         self._listener: Callable[[], None] = lambda: None
+        self._on_stop: Callable[[], object] = lambda: None
 
     @property
     def position(self) -> int:
@@ -137,6 +186,7 @@ class Answer:
     def stop(self) -> None:
         """Ends the answer within one token; the text so far stays."""
         self.stopped.set()
+        self._on_stop()
         self._listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -181,11 +231,19 @@ class Answer:
             if piece:
                 yield piece
 
-    def _begin(self, tokenizer: Any) -> _Streamer:
+    def on_stop(self, action: Callable[[], object]) -> None:
+        """Has `action` called when somebody stops the answer; at once if somebody has."""
+        self._on_stop = action
+        if self.stopped.is_set():
+            action()
+
+    def begin(self, tokenizer: Any) -> _Streamer:
+        """For whoever makes the answer: it has left the queue, and this takes its text."""
         self._streamer = _Streamer(tokenizer, lambda: self._listener())
         return self._streamer
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """For whoever makes the answer: nothing more comes, and `error` or `finish_reason` says why."""
         self.finished_at = time.monotonic()
         self.done.set()
         self._listener()
@@ -287,7 +345,7 @@ class LocalGenerator:
         for answer in [answer for answer in self._waiting if answer.stopped.is_set()]:
             self._waiting.remove(answer)
             answer.finish_reason = "stopped"
-            answer._finish()
+            answer.finish()
 
     def _position(self, answer: Answer) -> int:
         with self._condition:
@@ -299,7 +357,12 @@ class LocalGenerator:
 
     def _open(self) -> tuple[Literal["ready", "failed"], str]:
         try:
-            self._model(self.default_adapter)
+            loaded = self._load(self.default_adapter)
+            with self._condition:
+                if self.status != "closed":
+                    self._state.message = "The model is open and warms up."
+            self._warm_up(loaded)
+            self._state.models[self.default_adapter] = loaded
             return "ready", "Ready."
         except UserError as error:
             log.error("%s", error)
@@ -314,33 +377,50 @@ class LocalGenerator:
             if self.status != "closed":  # closed in the meantime stays closed
                 self._state.status, self._state.message = status, message
         self._started.set()
+        self._serve()
+        while self._state.models:
+            self._state.models.popitem()[1].close()
+        _free_memory()
+
+    def _serve(self) -> None:
         while True:
             with self._condition:
                 while not self._waiting and self.status != "closed":
                     self._condition.wait()
                 if not self._waiting:
-                    break
+                    return
                 answer = self._running = self._waiting.popleft()
             try:
                 self._answer(answer)
             finally:
                 with self._condition:
                     self._running = None
-                answer._finish()
-        self._state.models.clear()
+                answer.finish()
+            failed = isinstance(answer.error, GenerationFailed)
+            del answer  # it holds its model
+            if failed:
+                self._recover()
 
     def _model(self, adapter: str) -> LoadedModel:
         models = self._state.models
         if adapter not in models:
             loaded = self._load(adapter)
             while len(models) >= self._max_models:
-                oldest = next(name for name in models if name != self.default_adapter or len(models) == 1)
-                del models[oldest]
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                models.pop(next(name for name in models if name != self.default_adapter or len(models) == 1)).close()
+            _free_memory()
+            self._warm_up(loaded)
             models[adapter] = loaded
         models.move_to_end(adapter)
         return models[adapter]
+
+    def _warm_up(self, loaded: LoadedModel) -> None:
+        """Makes the first tokens of every kind, which are slow, so that nobody waits for them."""
+        loaded.warm_up()
+        for temperature in (0.0, 1.0):
+            messages = loaded.contract.golden[0].messages
+            request = GenerationRequest(messages, temperature=temperature, repetition_penalty=1.1, max_new_tokens=2, seed=0)
+            answer = Answer(request, lambda _: 0, self._max_wait)
+            self._generate(loaded, answer, fit(loaded, request), answer.begin(loaded.tokenizer))
 
     def _answer(self, answer: Answer) -> None:
         """Runs one answer from beginning to end; whatever happens, its reader is told and the next one can begin."""
@@ -353,12 +433,11 @@ class LocalGenerator:
             ids = fit(loaded, answer.request)
             answer.prompt_tokens = ids.shape[1]
             answer.started_at = time.monotonic()
-            streamer = answer._begin(loaded.tokenizer)
+            streamer = answer.begin(loaded.tokenizer)
             self._generate(loaded, answer, ids, streamer)
         except UserError as error:
             answer.error = error
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
             answer.error = GenerationFailed(
                 "The model ran out of memory in the middle of this answer. Ask a shorter question, or clear the conversation."
             )
@@ -373,33 +452,99 @@ class LocalGenerator:
             if streamer is not None and not _ended(streamer):
                 streamer.on_finalized_text("", stream_end=True)
 
+    def _recover(self) -> None:
+        """After a failure: gives back what the answer held, now that its stack is gone, and says so if the card does not come back."""
+        try:
+            _free_memory()
+        except Exception as lost:  # every call fails then, each in its own way
+            log.error("the graphics card is lost: %s", type(lost).__name__)
+            with self._condition:
+                self._state.status, self._state.message = "failed", "The graphics card has stopped working. Restart the app."
+                while self._waiting:
+                    waiting = self._waiting.popleft()
+                    waiting.error = NotReady(self._state.message)
+                    waiting.finish()
+
     def _generate(self, loaded: LoadedModel, answer: Answer, ids: torch.Tensor, streamer: _Streamer) -> None:
-        request, model = answer.request, loaded.model
-        sampling = (
-            {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p}
-            if request.temperature > 0
-            else {"do_sample": False}
-        )
-        torch.manual_seed(answer.seed)
-        with nullcontext() if request.use_adapter else model.disable_adapter():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([_StopWhen(answer, request.deadline)]),
-                max_new_tokens=min(request.max_new_tokens, loaded.contract.context_length - ids.shape[1]),
-                repetition_penalty=request.repetition_penalty,
-                eos_token_id=loaded.contract.eos_token_ids,
-                pad_token_id=loaded.tokenizer.pad_token_id,
-                **sampling,
-            )
+        most = min(answer.request.max_new_tokens, loaded.contract.context_length - ids.shape[1])
+        stop = _StopWhen(answer, answer.request.deadline)
+        if loaded.decoder is None:
+            last = _generate_with_the_model(loaded, answer, ids, most, streamer, stop)
+        else:
+            last = _generate_with_the_decoder(loaded, loaded.decoder, answer, ids, most, streamer, stop)
         if answer.finish_reason is None:
-            ended = int(output[0, -1]) in loaded.contract.eos_token_ids
-            answer.finish_reason = "stop" if ended else "stopped" if answer.stopped.is_set() else "length"
+            answer.finish_reason = "stop" if last in loaded.contract.eos_token_ids else "length"
+
+
+def _generate_with_the_decoder(
+    loaded: LoadedModel, decoder: Decoder, answer: Answer, ids: torch.Tensor, most: int, streamer: _Streamer, stop: _StopWhen
+) -> int:
+    """The lean way: one captured graph a token on a CUDA card. Returns the last token."""
+    decoder.use(loaded.adapter_name if answer.request.use_adapter else None)
+    streamer.put(ids)
+    token = -1
+    with closing(decoder.tokens(ids[0], _chooser(answer.request, answer.seed, decoder.device), most)) as tokens:
+        for token in tokens:
+            ended = stop.after_token() or token in loaded.contract.eos_token_ids
+            streamer.write(token)
+            if ended:
+                break
+    streamer.end()
+    return token
+
+
+def _generate_with_the_model(
+    loaded: LoadedModel, answer: Answer, ids: torch.Tensor, most: int, streamer: _Streamer, stop: _StopWhen
+) -> int:
+    """The library's own way, for models that the decoder does not know or has no room for. Returns the last token."""
+    request, model = answer.request, loaded.model
+    sampling = (
+        {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+        if request.temperature > 0
+        else {"do_sample": False}
+    )
+    torch.manual_seed(answer.seed)
+    if model.active_adapter != loaded.adapter_name:
+        model.set_adapter(loaded.adapter_name)
+    with nullcontext() if request.use_adapter else model.disable_adapter():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([stop]),
+            max_new_tokens=most,
+            repetition_penalty=request.repetition_penalty,
+            eos_token_id=loaded.contract.eos_token_ids,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            **sampling,
+        )
+    return int(output[0, -1])
+
+
+def _chooser(request: GenerationRequest, seed: int, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Picks the next token, (1,) int64, from the tokens so far, (1, T) int64, and the logits, (1, V) float32, as `generate` would.
+
+    Its random numbers come from a generator of its own, so that nothing else that draws some changes an answer.
+    """
+    processors = LogitsProcessorList()
+    if request.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(request.repetition_penalty)))
+    if request.temperature == 0:
+        return lambda ids, logits: processors(ids, logits).argmax(-1)
+    processors.append(TemperatureLogitsWarper(float(request.temperature)))
+    if request.top_p < 1.0:
+        processors.append(TopPLogitsWarper(request.top_p))
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda ids, logits: torch.multinomial(processors(ids, logits).softmax(-1), 1, generator=generator)[0]
 
 
 def fit(loaded: LoadedModel, request: GenerationRequest) -> torch.Tensor:
-    """The prompt's token ids, (1, T) int64 on the model's device, the oldest whole turns left out until the answer has room.
+    """The prompt's token ids, (1, T) int64 on the model's device; see `shorten`."""
+    return torch.tensor([shorten(loaded, request)[1]], device=loaded.device)
+
+
+def shorten(loaded: LoadedModel, request: GenerationRequest) -> tuple[list[Message], list[int]]:
+    """The conversation and its prompt's token ids, the oldest whole turns left out until the answer has room.
 
     Raises:
         QuestionTooLong: The last question alone does not fit.
@@ -410,7 +555,15 @@ def fit(loaded: LoadedModel, request: GenerationRequest) -> torch.Tensor:
         if len(messages) <= 1:
             raise QuestionTooLong(f"The question has {len(ids)} tokens and the model reads {room} beside its answer. Shorten the question.")
         messages = messages[2:]
-    return torch.tensor([ids], device=loaded.device)
+    return messages, ids
+
+
+def _free_memory() -> None:
+    """Gives memory that nothing refers to back to the system; raises where a CUDA card has failed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
 
 
 def _ended(streamer: _Streamer) -> bool:

@@ -5,38 +5,41 @@ Knows nothing of requests, pages or servers. No pickle is ever opened and no rem
 
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import time
+from collections.abc import MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from app import contract as contracts
+from app import hub
 from app.contract import Contract, Probe
-from app.errors import AdapterError, AdapterNotFound, ContractViolation, HubUnavailable, UnsafeAdapter
+from app.decoder import Decoder, lacks_room, supports
+from app.errors import AdapterError, AdapterNotFound, ContractViolation, UserError
+from app.hub import fetch
 from app.settings import ROOT
 
 log = logging.getLogger(__name__)
 
+# The decoders of open models, by folder or id of the base, its revision, the context's length and the device.
+Decoders = MutableMapping[tuple[str, str | None, int, str], Decoder]
+_NUMBERS = itertools.count(2)  # names of adapters beside another on the same base
+
+# How far the decoder's logits of the golden prompt may lie from the model's, relative. Both round at other places, and 28 layers of
+# random weights, which damp nothing, made 0.09 of it in bfloat16; one wrong weight makes more.
+AGREEMENT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
+
 CARDS_FILE = "training_cards.jsonl.gz"
 RUN_FILE = "run.json"
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.jsonl.gz", "*.md", "*.txt"]
 
 
 @dataclass
@@ -46,26 +49,93 @@ class LoadedModel:
     Attributes:
         name: What it was asked for as: a path or a hub id.
         adapter_revision: Hub commit of the adapter, or a hash of its weights for a folder.
+        pin: What the Hub said of the adapter; None for a folder.
         base_revision: Hub commit of the base, or a hash of its weights for a folder.
-        probe: What the check on load measured.
+        model: The base with its adapters, a `PeftModel`; None where a server holds it.
+        probe: What the check on load measured; None where a server holds the model.
+        adapter_name: The adapter's name inside `model`, which several adapters on the same base share.
+        decoder: The quick way to make tokens with `model`; None where there is none for it.
         run: Provenance written by training (`run.json`).
         cards: The training cards that travel with the adapter; empty where they may not.
-        load_seconds: Seconds that opening and checking took.
+        load_seconds: Seconds that opening, checking and warming up took.
+        warm_up_seconds: Seconds of them that warming up took.
+        memory_bytes: Bytes of weights, of the decoder's copy and of its cache, shared ones included.
+        warm: Whether it has been warmed up.
     """
 
     name: str
-    model: PeftModel
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     contract: Contract
-    probe: Probe
+    probe: Probe | None
     base: str
     base_revision: str | None
     adapter_revision: str | None
     device: str
     dtype: str
+    adapter_name: str = "default"
+    decoder: Decoder | None = None
     run: dict[str, Any] = field(default_factory=dict)
     cards: list[dict[str, Any]] = field(default_factory=list)
     load_seconds: float = 0.0
+    pin: hub.Pin | None = None
+    warm_up_seconds: float = 0.0
+    memory_bytes: int = 0
+    warm: bool = False
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Prepares the decoder, and goes on without it where it does not say what the model says: the first answer then is like any other.
+
+        Must be called from the thread that makes the answers, because a CUDA graph belongs to one.
+        """
+        if self.warm:
+            return
+        started = time.perf_counter()
+        if self.decoder is not None:
+            try:
+                self.decoder.warm_up()
+                difference = self._difference(self.decoder)
+            except torch.cuda.OutOfMemoryError:
+                log.warning("no memory is left for the fast decoder: answers are made the slow way")
+                self.decoder, difference = None, 0.0
+            if not difference <= AGREEMENT[str(self.model.dtype).removeprefix("torch.")]:
+                log.warning("the fast decoder's logits differ by %.1e from the model's: answers are made the slow way", difference)
+                self.decoder = None
+        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers())}
+        self.memory_bytes = sum(held.values()) + (self.decoder.nbytes if self.decoder else 0)
+        self.warm = True
+        self.warm_up_seconds = time.perf_counter() - started
+        self.load_seconds += self.warm_up_seconds
+
+    def _difference(self, decoder: Decoder) -> float:
+        """||decoder - model|| / ||model|| of the golden prompt's last logits, the larger of adapter on and off."""
+        ids = torch.tensor(self.contract.golden[0].prompt_ids, device=self.device)
+        found = []
+        self.model.set_adapter(self.adapter_name)
+        for adapter in (None, self.adapter_name):
+            with nullcontext() if adapter else self.model.disable_adapter():
+                expected = self.model(input_ids=ids[None], use_cache=False).logits[0, -1].float()
+            decoder.use(adapter)
+            decoder.logits(ids[:-1], 0)
+            found.append(float((decoder.logits(ids[-1:], len(ids) - 1)[0].float() - expected).norm() / expected.norm()))
+        return max(found)
+
+    def close(self) -> None:
+        """Gives the adapter's memory back where others share its base; the last one's goes with the object."""
+        others = [name for name in self.model.peft_config if name != self.adapter_name]
+        if others:
+            self.model.set_adapter(others[0])
+            self.model.delete_adapter(self.adapter_name)
+            if self.decoder:
+                self.decoder.forget(self.adapter_name)
+
+    @property
+    def way(self) -> str:
+        """How tokens are made, for people."""
+        if self.decoder is None:
+            return "the library's loop" if self.model is not None else "the server"
+        return ("CUDA graph, own kernels" if self.decoder.with_kernels else "CUDA graph") if self.device == "cuda" else "own loop"
 
     @property
     def is_demo(self) -> bool:
@@ -98,18 +168,18 @@ def portable_path(path: Path, start: Path) -> str:
 
 def public_name(adapter: str) -> str:
     """An adapter's name as strangers may see it: the path of a folder outside the repository tells about the machine."""
-    name = portable_path(Path(adapter), ROOT)
+    name = portable_path(Path(hub.without_commit(adapter)), ROOT)
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def resolve_adapter(adapter: str) -> tuple[Path, str | None]:
+def resolve_adapter(adapter: str) -> tuple[Path, hub.Pin | None]:
     """Finds an adapter on disk or fetches it from the Hub.
 
     Args:
         adapter: A folder, absolute or relative to the current folder or the repository root; or `OWNER/NAME[@REVISION]`.
 
     Returns:
-        Its directory, and its commit when it came from the Hub.
+        Its directory, and what the Hub said of it when it came from there.
 
     Raises:
         AdapterNotFound: Neither a folder nor a Hub repository of that name.
@@ -117,19 +187,24 @@ def resolve_adapter(adapter: str) -> tuple[Path, str | None]:
         HubUnavailable: The Hub did not answer and nothing is cached.
         UnsafeAdapter: It holds pickles.
     """
-    for directory in (Path(adapter).expanduser(), ROOT / adapter):
-        if _is_folder(directory):
-            _check_directory(directory, adapter)
-            return directory.resolve(), None
-    repo, _, revision = adapter.partition("@")
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~", "outputs/", "assets/")):
+    directory = find_folder(adapter)
+    if directory:
+        _check_directory(directory, adapter)
+        return directory.resolve(), None
+    reference = hub.parse(adapter)
+    if reference is None:
         raise AdapterNotFound(
             f"There is no adapter folder {adapter[:100]}. "
             "Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository."
         )
-    directory = fetch(repo, revision or None)
+    directory, pin = hub.resolve(*reference)
     _check_directory(directory, adapter)
-    return directory, directory.name
+    return directory, pin
+
+
+def find_folder(adapter: str) -> Path | None:
+    """The folder of a local adapter; None where there is none of that name."""
+    return next((folder for folder in (Path(adapter).expanduser(), ROOT / adapter) if _is_folder(folder)), None)
 
 
 def _is_folder(path: Path) -> bool:
@@ -139,41 +214,12 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def fetch(repo: str, revision: str | None, files: list[str] = HUB_FILES) -> Path:
-    """Files of a Hub repository, as a folder whose name is the commit; from the cache where they are in it.
-
-    Raises:
-        AdapterNotFound: There is no such repository or revision.
-        HubUnavailable: The Hub did not answer and nothing is cached.
-    """
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, etag_timeout=10))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise AdapterNotFound(
-            f"The Hub has no {repo[:100]}, or this account may not see it. Check the spelling, or log in with `hf auth login`."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise HubUnavailable(
-            f"The Hub did not answer when asked for {repo[:100]} ({type(error).__name__}). "
-            "Check the network, or give a local folder instead."
-        ) from error
-
-
 def _check_directory(directory: Path, name: str) -> None:
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise UnsafeAdapter(
-            f"{name} holds {', '.join(pickles)}, a pickle format that can run code when opened. "
-            "Save the adapter as safetensors and delete those files."
-        )
+    hub.check_names(name, [path.name for path in directory.iterdir()])
     if not is_adapter_directory(directory):
-        raise AdapterError(
-            f"The folder {name} is no adapter: it has no adapter_config.json. Give the folder that `python -m finetune train` wrote."
-        )
+        raise AdapterError(f"{name} is no adapter: it has no adapter_config.json. Give what `python -m finetune train` wrote.")
     if not (directory / "adapter_model.safetensors").is_file():
-        raise AdapterError(
-            f"The folder {name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again."
-        )
+        raise AdapterError(f"{name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again.")
 
 
 def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
@@ -211,23 +257,59 @@ def _choose_dtype(config: Any, device: str) -> torch.dtype:
     return torch.float32 if small else torch.bfloat16
 
 
-def _open_base(contract: Contract, directory: Path, device: str) -> tuple[PreTrainedModel, str, str | None]:
+def find_base(contract: Contract, directory: Path, device: str, from_hub: bool = False) -> tuple[Path, str, str]:
+    """The files of the base model that an adapter is to be opened on, fetched where that is needed.
+
+    Args:
+        contract: The adapter's contract.
+        directory: The adapter directory.
+        device: "cuda" or "cpu".
+        from_hub: The adapter came from the Hub; it may then name nothing on this machine.
+
+    Returns:
+        Folder, name, and revision: a commit, or a hash of the weights.
+
+    Raises:
+        ContractViolation: It is not there, or not what was trained on.
+        AdapterNotFound, HubUnavailable: The Hub has no such base, or does not answer.
+    """
     name = _choose_base(contract, device)
-    folder = resolve_base(name, directory)
+    folder = None if from_hub else resolve_base(name, directory)
     if folder:
-        revision: str | None = weights_hash(folder)
+        revision = weights_hash(folder)
         if contract.base.revision and contract.base.revision != revision and name == contract.base.id:
             raise ContractViolation(
                 f"The base model in {name} was changed since training ({revision} here, {contract.base.revision} in the contract). "
                 "Restore it, or train the adapter again on the new base."
             )
-    elif Path(name).is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise ContractViolation(
-            f"The base model {name} is not there. Put it next to the adapter or below the repository root, as it was in training."
+        return folder, name, revision
+    if hub.parse(name) is None:
+        cure = (
+            "Its owner publishes the base and pushes the adapter again with --base-id."
+            if from_hub
+            else "Put it next to the adapter or below the repository root, as it was in training."
         )
-    else:
-        folder = fetch(name, contract.base.revision if name == contract.base.id else None)
-        revision = folder.name
+        raise ContractViolation(f"The base model {name} is not there. {cure}")
+    asked = contract.base.revision if name == contract.base.id else None
+    folder = fetch(name, asked)
+    return folder, name, folder.name
+
+
+def prepare(adapter: str, device: str) -> Path:
+    """Fetches all that `load` will need from the Hub, so that loading does not wait for it.
+
+    Returns:
+        The adapter directory.
+
+    Raises:
+        AdapterError, HubUnavailable: As `load`.
+    """
+    directory, pin = resolve_adapter(adapter)
+    find_base(contracts.read(directory), directory, device, from_hub=pin is not None)
+    return directory
+
+
+def _open_base(contract: Contract, folder: Path, name: str, device: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         contracts.verify_base(contract, config)
@@ -239,14 +321,19 @@ def _open_base(contract: Contract, directory: Path, device: str) -> tuple[PreTra
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:  # ValueError: it would need code of its own
         raise AdapterError(
             f"The base model {name} cannot be read: its files are damaged or incomplete. Restore them and try again."
         ) from error
-    return model, name, revision
+    return model
 
 
-def _read_cards(directory: Path) -> list[dict[str, Any]]:
+def read_cards(directory: Path) -> list[dict[str, Any]]:
+    """The training cards in an adapter directory; empty where they may not travel.
+
+    Raises:
+        AdapterError: They are damaged.
+    """
     path = directory / CARDS_FILE
     if not path.is_file():
         return []
@@ -260,7 +347,12 @@ def _read_cards(directory: Path) -> list[dict[str, Any]]:
     raise AdapterError(f"{CARDS_FILE} is damaged: a card lacks id, question or answer. Fetch or train the adapter again.")
 
 
-def _read_run(directory: Path) -> dict[str, Any]:
+def read_run(directory: Path) -> dict[str, Any]:
+    """The provenance in an adapter directory; empty where there is none.
+
+    Raises:
+        AdapterError: It is damaged.
+    """
     path = directory / RUN_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -273,12 +365,14 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(adapter: str, device: str | None = None) -> LoadedModel:
+def load(adapter: str, device: str | None = None, decoders: Decoders | None = None) -> LoadedModel:
     """Opens an adapter, its tokenizer and its base, and verifies them against the prompt contract.
 
     Args:
         adapter: A folder, or `OWNER/NAME[@REVISION]` of a Hub repository.
         device: "cuda" or "cpu"; the best there is when None.
+        decoders: Those of open models by their bases, added to here: a second adapter of a base is put beside the first, on the
+            same weights.
 
     Raises:
         AdapterError: The adapter is missing, unsafe, damaged, or differs from what was trained.
@@ -286,8 +380,65 @@ def load(adapter: str, device: str | None = None) -> LoadedModel:
     """
     started = time.perf_counter()
     device = device or default_device()
-    directory, revision = resolve_adapter(adapter)
+    directory, pin = resolve_adapter(adapter)
     contract = contracts.read(directory)
+    tokenizer = open_tokenizer(adapter, directory, contract)
+    decoders = {} if decoders is None else decoders
+    folder, base, base_revision = find_base(contract, directory, device, from_hub=pin is not None)
+    key = str(folder), base_revision, contract.context_length, device
+    decoder = decoders.get(key)
+    if decoder is None:
+        base_model = _open_base(contract, folder, base, device)
+        adapter_name, model = "default", None
+    else:
+        base_model = decoder.model.get_base_model()
+        contracts.verify_base(contract, base_model.config)
+        adapter_name, model = f"adapter{next(_NUMBERS)}", decoder.model
+    try:
+        model = _put_adapter(adapter, directory, adapter_name, base_model, model)
+        dtype = "4bit" if getattr(base_model, "is_loaded_in_4bit", False) else str(base_model.dtype).removeprefix("torch.")
+        probe = contracts.verify_behaviour(contract, model, tokenizer, dtype)
+    except UserError:
+        if decoder is not None and adapter_name in decoder.model.peft_config:
+            decoder.model.delete_adapter(adapter_name)
+        raise
+    reason = supports(model) or (lacks_room(model) if decoder is None else None)
+    if reason:
+        log.info("%s: the library's own loop makes the tokens, for %s", adapter, reason)
+    elif decoder is None:
+        decoder = decoders[key] = Decoder(model, contract.context_length, (base, base_revision))
+    loaded = LoadedModel(
+        name=adapter,
+        model=model,
+        tokenizer=tokenizer,
+        contract=contract,
+        probe=probe,
+        base=base,
+        base_revision=base_revision,
+        adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / "adapter_model.safetensors")[:16],
+        device=device,
+        dtype=dtype,
+        adapter_name=adapter_name,
+        decoder=None if reason else decoder,
+        run=read_run(directory),
+        cards=read_cards(directory),
+        load_seconds=time.perf_counter() - started,
+        pin=pin,
+    )
+    if pin:
+        hub.remember(directory, pin.asked or (hub.APPROVED if pin.approved else None))
+    log.info(
+        "opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, dtype, loaded.load_seconds, probe.logit_change
+    )
+    return loaded
+
+
+def open_tokenizer(adapter: str, directory: Path, contract: Contract) -> PreTrainedTokenizerBase:
+    """The tokenizer in an adapter directory, verified against its contract.
+
+    Raises:
+        AdapterError: It is damaged, or differs from what was trained.
+    """
     try:
         peft_config = PeftConfig.from_pretrained(str(directory))
         tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
@@ -301,37 +452,23 @@ def load(adapter: str, device: str | None = None) -> LoadedModel:
             "Restore the file that training wrote."
         )
     contracts.verify_files(contract, directory, tokenizer)
-    base_model, base, base_revision = _open_base(contract, directory, device)
+    return tokenizer
+
+
+def _put_adapter(adapter: str, directory: Path, name: str, base: PreTrainedModel, model: PeftModel | None) -> PeftModel:
+    """The base with an adapter active, beside those that `model` has already."""
+    options = {"is_trainable": False, "autocast_adapter_dtype": False, "low_cpu_mem_usage": True}
     try:
-        model = PeftModel.from_pretrained(
-            base_model, str(directory), is_trainable=False, autocast_adapter_dtype=False, low_cpu_mem_usage=True
-        )
+        if model is None:
+            model = PeftModel.from_pretrained(base, str(directory), adapter_name=name, **options)
+        else:
+            model.load_adapter(str(directory), adapter_name=name, torch_device=str(base.device), **options)
+            model.set_adapter(name)
     except Exception as error:  # safetensors and PEFT raise many kinds for damaged weights
         raise AdapterError(
             f"The weights of {adapter} do not fit their base or are damaged ({type(error).__name__}). Fetch or train it again."
         ) from error
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:  # PEFT keeps the dtype of the file; computing in two dtypes would cast at every layer
-            parameter.data = parameter.data.to(base_model.dtype)
-    model.eval()
-    dtype = "4bit" if getattr(base_model, "is_loaded_in_4bit", False) else str(base_model.dtype).removeprefix("torch.")
-    probe = contracts.verify_behaviour(contract, model, tokenizer, dtype)
-    loaded = LoadedModel(
-        name=adapter,
-        model=model,
-        tokenizer=tokenizer,
-        contract=contract,
-        probe=probe,
-        base=base,
-        base_revision=base_revision,
-        adapter_revision=revision or "sha256:" + contracts.sha256(directory / "adapter_model.safetensors")[:16],
-        device=device,
-        dtype=dtype,
-        run=_read_run(directory),
-        cards=_read_cards(directory),
-        load_seconds=time.perf_counter() - started,
-    )
-    log.info(
-        "opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, dtype, loaded.load_seconds, probe.logit_change
-    )
-    return loaded
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_" in parameter_name:  # PEFT keeps the dtype of the file; computing in two dtypes would cast at every layer
+            parameter.data = parameter.data.to(base.dtype)
+    return model.eval()

@@ -1,21 +1,29 @@
 """The generator, with the real model: answers stream, stop, fail and queue without ever touching one another."""
 
+import gc
 import logging
+import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest import mock
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
 
 from app.contract import prompt_ids
+from app.decoder import Decoder
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
 from app.generation import Answer, GenerationRequest, LocalGenerator, fit
-from app.model import LoadedModel
-from tests.conftest import assert_is_for_people
+from app.model import LoadedModel, load
+from tests.conftest import assert_is_for_people, hooked_decoder
 
 QUESTIONS = [
     "What are the common symptoms of diabetes?",
@@ -47,13 +55,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 @contextmanager
 def at_each_step(loaded: LoadedModel, action: Callable[[int], None]) -> Iterator[None]:
-    """Calls `action` with the number of the step, counted from 1, before each forward pass of the model."""
+    """Calls `action` with the number of the step, counted from 1, at each pass through the model."""
     steps = iter(range(1, 1_000_000))
-    hook = loaded.model.base_model.model.register_forward_pre_hook(lambda module, arguments: action(next(steps)))
-    try:
+
+    def hook(ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
+        action(next(steps))
+        return logits
+
+    with hooked_decoder(loaded, hook):
         yield
-    finally:
-        hook.remove()
 
 
 def long_ago(generator: LocalGenerator, **options: Any) -> Answer:
@@ -259,7 +269,7 @@ def test_an_exception_inside_generate_reaches_the_reader_and_the_next_answer_wor
         answer = generator.submit(ask(use_adapter=use_adapter))
         with pytest.raises(GenerationFailed, match=message) as caught:
             text_of(answer)
-    assert time.monotonic() - raised_at[0] < 1
+    assert answer.finished_at is not None and answer.finished_at - raised_at[0] < 1
     assert_is_for_people(caught.value)
     assert answer.text, "what was made before the error stays"
     assert "secret" not in caplog.text and "diabetes" not in caplog.text
@@ -399,7 +409,177 @@ def test_closing_ends_every_answer_at_once(loaded: LoadedModel, endless: LoadedM
     generator.close()
     for answer in answers:
         text_of(answer)
-    assert time.monotonic() - started < 2
+    assert max(answer.finished_at or 0.0 for answer in answers) - started < 2
     assert {answer.finish_reason for answer in answers} == {"stopped"}
     with pytest.raises(NotReady, match="shutting down"):
         generator.submit(ask())
+
+
+# Soak: quick in the default run, long under the mark `slow`.
+
+QUICK_AND_LONG = [pytest.param(False, id="quick"), pytest.param(True, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+
+
+@pytest.mark.parametrize("long", QUICK_AND_LONG)
+def test_of_many_requests_at_once_none_gets_anothers_answer(generator: LocalGenerator, long: bool) -> None:
+    """32 conversations at once, half of them with the adapter off: 200 requests in the long version."""
+    people, rounds = (32, 200) if long else (8, 24)
+    requests = [ask(question, use_adapter=on, max_new_tokens=24 if long else 4) for question in QUESTIONS for on in (True, False)]
+    alone = [text_of(generator.submit(request)) for request in requests]
+    numbers = iter(range(rounds))
+    mixed_up: list[int] = []
+
+    def person() -> None:
+        for number in numbers:  # next() of a range iterator is atomic
+            which = number * 7 % len(requests)
+            if text_of(generator.submit(requests[which])) != alone[which]:
+                mixed_up.append(number)
+
+    threads = [threading.Thread(target=person) for _ in range(people)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mixed_up == [] and next(numbers, None) is None
+
+
+@pytest.mark.parametrize("long", QUICK_AND_LONG)
+def test_many_requests_leave_no_thread_and_no_memory_behind(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, long: bool
+) -> None:
+    """Finished, stopped and failed answers alike: 500 requests in the long version."""
+    import psutil
+
+    generator = make_generator(endless)
+    rounds = 500 if long else 30
+    process, sizes = psutil.Process(), []
+
+    def once(number: int) -> None:
+        answer = generator.submit(ask(QUESTIONS[number % len(QUESTIONS)], use_adapter=number % 2 == 0, max_new_tokens=6))
+        if number % 5 == 1:
+            answer.stop()
+        if number % 5 == 2:
+            next(iter(answer), "")
+            answer.stop()
+        text_of(answer)
+
+    for number in range(rounds // 5):  # caches fill up
+        once(number)
+    threads = threading.active_count()
+    for number in range(rounds):
+        once(number)
+        sizes.append(process.memory_info().rss)
+    assert threading.active_count() == threads
+    third = len(sizes) // 3
+    grown = sum(sizes[-third:]) / third - sum(sizes[:third]) / third
+    assert grown < (8 if long else 16) * 2**20, f"{grown / 2**20:.1f} MiB more"
+
+
+@pytest.mark.parametrize("long", QUICK_AND_LONG)
+def test_stopping_again_and_again_always_frees_the_model_for_the_next(
+    make_generator: Callable[..., LocalGenerator], endless: LoadedModel, long: bool
+) -> None:
+    generator = make_generator(endless)
+    alone = text_of(generator.submit(ask(QUESTIONS[1], max_new_tokens=3)))
+    for number in range(100 if long else 8):
+        stopped = long_ago(generator, use_adapter=number % 2 == 0)
+        written = stopped.completion_tokens
+        stopped.stop()
+        after = generator.submit(ask(QUESTIONS[1], max_new_tokens=3))
+        assert text_of(after) == alone
+        assert stopped.done.is_set() and stopped.finish_reason == "stopped"
+        assert stopped.completion_tokens <= written + 2
+
+
+# The decoder, which makes the tokens here, and the library's loop behind it.
+
+
+def test_without_a_decoder_the_librarys_loop_makes_the_same_answer(
+    make_generator: Callable[..., LocalGenerator], loaded: LoadedModel
+) -> None:
+    slow = make_generator(replace(loaded, decoder=None))
+    quick = make_generator()
+    for options in ({}, {"use_adapter": False}, {"repetition_penalty": 1.3}):
+        request = ask(max_new_tokens=12, **options)
+        assert text_of(slow.submit(request)) == text_of(quick.submit(request))
+
+
+def test_a_decoder_that_says_something_else_is_not_used(loaded: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    other = replace(loaded, decoder=Decoder(loaded.model, loaded.contract.context_length), warm=False)
+    other.decoder._eps = 0.5
+    with caplog.at_level(logging.WARNING):
+        other.warm_up()
+    assert other.decoder is None
+    assert "differ" in caplog.text
+
+
+def test_a_prompt_passed_in_pieces_gives_the_same_logits(loaded: LoadedModel) -> None:
+    ids = fit(loaded, ask())[0]
+    decoder = loaded.decoder
+    decoder.use(loaded.adapter_name)
+    whole = decoder.logits(ids, 0).clone()
+    decoder.logits(ids[:10], 0)
+    decoder.logits(ids[10:-1], 10)
+    assert torch.allclose(decoder.logits(ids[-1:], len(ids) - 1), whole, atol=1e-4)
+
+
+def test_text_comes_token_by_token_and_broken_characters_at_the_end_stay_visible(loaded: LoadedModel) -> None:
+    from app.generation import _Streamer
+
+    text = "\u03b2-blocker, 5 \u00b5g/kg \u2014 caf\u00e9 \U0001f9e0!\n\n  Two  spaces."
+    ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for cut in (len(ids), 1, 2, len(ids) - 1):
+        streamer = _Streamer(loaded.tokenizer, lambda: None)
+        streamer.put(torch.tensor([[1, 2, 3]]))
+        for token in ids[:cut]:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        assert "".join(streamer) == loaded.tokenizer.decode(ids[:cut], skip_special_tokens=True)
+
+
+def test_a_second_adapter_of_the_same_base_shares_its_weights_and_leaves_with_its_own(
+    loaded: LoadedModel, adapter: str, adapter_copy: Path
+) -> None:
+    decoders: WeakValueDictionary[Any, Decoder] = WeakValueDictionary()
+    generator = LocalGenerator(partial(load, decoders=decoders), adapter, max_models=2)
+    try:
+        generator.wait_until_ready(60)
+        first = generator.loaded
+        alone = text_of(generator.submit(ask()))
+        second = generator.submit(ask(adapter=str(adapter_copy)))
+        assert text_of(second) == alone
+        assert second.loaded.model is first.model and second.loaded.decoder is first.decoder
+        assert len(first.model.peft_config) == 2
+        text_of(generator.submit(ask(adapter=str(shutil.copytree(adapter_copy, adapter_copy.parent / "third")))))
+        assert len(first.model.peft_config) == 2, "the second one has not gone"
+        assert text_of(generator.submit(ask())) == alone
+        gone = weakref.ref(first.model)
+        del first, second
+    finally:
+        generator.close()
+    wait_for(lambda: gc.collect() is not None and gone() is None)
+    assert not decoders
+
+
+def test_when_the_card_is_lost_everyone_is_told(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
+    generator = make_generator(endless)
+
+    asked = threading.Event()
+
+    def fail(step: int) -> None:
+        asked.wait(10)
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    with at_each_step(endless, fail), mock.patch("app.generation._free_memory", side_effect=RuntimeError("CUDA error")):
+        answers = [generator.submit(ask()) for _ in range(3)]
+        asked.set()
+        messages = []
+        for answer in answers:
+            with pytest.raises(UserError) as caught:
+                text_of(answer)
+            assert_is_for_people(caught.value)
+            messages.append(str(caught.value))
+    assert "Restart" in messages[-1]
+    with pytest.raises(NotReady, match="Restart"):
+        generator.submit(ask())
+    assert generator.status == "failed"
