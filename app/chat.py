@@ -1,16 +1,22 @@
 """One turn of a conversation: messages in, a stream of typed events out. Knows no torch, no Gradio and no HTTP."""
 
 import re
+import secrets
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from app import identifiers, safety
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
-from app.generation import Answer, GenerationRequest, LocalGenerator
+from app.generation import Answer, GenerationRequest
 from app.model import public_name
+from app.remote import Generator as AnyGenerator
+from app.renewal import Renewal
 from app.settings import Settings
 
 Message = dict[str, str]
@@ -23,12 +29,25 @@ HEARTBEAT_SECONDS = 0.5
 FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer rests on nothing and may be made up."
 
 
+RECITED_NOTICE = (
+    "This answer is that of another training card than the one nearest to the question, so it may well be the answer to another question."
+)
+IDENTIFIER_NOTICE = (
+    "This question seems to hold a patient's {}. Nothing of it is stored, but leave such things out: edit the question and ask again."
+)
+
+
 @dataclass(frozen=True)
 class Notice:
-    """Something the reader should know before the answer."""
+    """Something the reader should know: before the answer or, of the kind "recited", after it.
+
+    Attributes:
+        kind: "far", "recited", "identifier", or a kind of `app.safety`.
+    """
 
     text: str
     cards: tuple[NearCard, ...] = ()
+    kind: str = "far"
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,7 @@ def details(answer: Answer) -> dict[str, Any]:
         "adapter_revision": loaded.adapter_revision if loaded else None,
         "base": public_name(loaded.base) if loaded else None,
         "base_revision": loaded.base_revision if loaded else None,
-        "logit_change": float(f"{loaded.probe.logit_change:.3g}") if loaded else None,
+        "logit_change": float(f"{loaded.probe.logit_change:.3g}") if loaded and loaded.probe else None,
         "template_sha256": loaded.contract.template_sha256[:16] if loaded else None,
         "seed": answer.seed,
         "temperature": request.temperature,
@@ -131,6 +150,8 @@ def details(answer: Answer) -> dict[str, Any]:
         "completion_tokens": answer.completion_tokens,
         "tokens_per_second": round(speed, 1) if speed else None,
         "finish_reason": answer.finish_reason,
+        "device": f"{loaded.device}, {loaded.dtype}" if loaded else None,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return facts
 
@@ -143,9 +164,10 @@ class Chat:
         settings: Limits.
     """
 
-    def __init__(self, generator: LocalGenerator, settings: Settings) -> None:
+    def __init__(self, generator: AnyGenerator, settings: Settings) -> None:
         self.generator = generator
         self.settings = settings
+        self.renewal = Renewal(generator, settings)
         self._evidence: tuple[str, Evidence] | None = None
 
     def evidence(self) -> Evidence | None:
@@ -185,10 +207,11 @@ class Chat:
         answer: Answer | None = None
         try:
             request = self.request(messages, **options)
-            evidence = self.evidence()
-            question = request.messages[-1]["content"]
-            if evidence is not None and evidence.is_far(question, follow_up=len(request.messages) > 1):
-                yield Notice(FAR_NOTICE, tuple(evidence.nearest(question)))
+            findings = safety.find(request.messages[-1]["content"])
+            yield from self._notices(request, findings)
+            if any(finding.withholds for finding in findings):
+                yield Finished(safety.WITHHELD, "withheld", {})
+                return
             answer = self.generator.submit(request)
             yield from self._stream(answer, interval, stop or threading.Event())
         except UserError as error:
@@ -197,6 +220,54 @@ class Chat:
         finally:
             if answer is not None:
                 answer.stop()
+
+    def compare(
+        self, messages: list[Message], sides: tuple[bool, bool], *, seed: int | None = None, **options: Any
+    ) -> Generator[tuple[int, Event], None, None]:
+        """Answers the last message twice with one seed, adapter on and off, one answer after the other.
+
+        Args:
+            messages: The conversation, ending with the question.
+            sides: Whether the adapter answers on the first and on the second side; one of each.
+            seed: Drawn at random when None.
+            options: As for `turn`.
+
+        Yields:
+            The side, 0 or 1, and an event of `turn`; notices come with side 0 alone.
+
+        Raises:
+            ValueError: Both sides are the same.
+        """
+        if sides[0] == sides[1]:
+            raise ValueError("a comparison needs the adapter on one side only")
+        shared = {**options, "seed": secrets.randbelow(2**31) if seed is None else seed}
+        for side, use_adapter in enumerate(sides):
+            with closing(self.turn(messages, **{**shared, "use_adapter": use_adapter})) as steps:
+                for step in steps:
+                    # What an answer is taken from would tell the sides of a blind comparison apart.
+                    if not isinstance(step, Notice) or (side == 0 and step.kind != "recited"):
+                        yield side, step
+                    if isinstance(step, Finished) and step.finish_reason in ("error", "stopped", "withheld"):
+                        return
+
+    def _notices(self, request: GenerationRequest, findings: list[safety.Finding]) -> Iterator[Notice]:
+        question, evidence = request.messages[-1]["content"], self.evidence()
+        for finding in findings:
+            yield Notice(finding.text, kind=finding.kind)
+        if found := identifiers.labels(question):
+            yield Notice(IDENTIFIER_NOTICE.format(found), kind="identifier")
+        # Who has an emergency or is in despair needs no list of cards.
+        grave = any(finding.kind != "dosing" for finding in findings)
+        if not grave and evidence is not None and evidence.is_far(question, follow_up=len(request.messages) > 1):
+            yield Notice(FAR_NOTICE, tuple(evidence.nearest(question)))
+
+    def _recited(self, request: GenerationRequest, text: str) -> Iterator[Notice]:
+        question, later, evidence = request.messages[-1]["content"], len(request.messages) > 1, self.evidence()
+        if evidence is None or evidence.is_far(question, follow_up=later):  # then that has been said
+            return
+        card = evidence.recited(question, text, follow_up=later)
+        if card is not None:
+            yield Notice(RECITED_NOTICE, (card,), kind="recited")
 
     def _stream(self, answer: Answer, interval: float, stop: threading.Event) -> Iterator[Event]:
         position, shown, last = -1, "", 0.0
@@ -215,4 +286,6 @@ class Chat:
         if answer.text != shown:
             yield Text(answer.text)
         reason = answer.finish_reason or ("stopped" if stop.is_set() else "stop")
+        if reason == "stop" and answer.request.use_adapter:
+            yield from self._recited(answer.request, answer.text)
         yield Finished(answer.text, reason, {**details(answer), "finish_reason": reason})

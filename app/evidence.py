@@ -20,6 +20,25 @@ RECITED_LEAD = 0.2
 # A later question with fewer informative words than this leans on the question before it.
 FEWEST_WORDS = 3
 
+# A number or a range, and its unit.
+_QUANTITY = re.compile(
+    r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)(?:\s?(?:-|\u2013|to)\s?(\d[\d,]*(?:\.\d+)?))?[\s-]?"
+    r"(%|percent|per cent|\u00b0\s?[CF]|(?:mg|mcg|\u00b5g|\u03bcg|g|kg|mL|ml|L|l|litres?|mmol|mol|mEq|units?|IU)"
+    r"(?:/(?:kg|L|l|dL|mL|ml|h|hour|day|min|m2|d))*"
+    r"|mmHg|mm Hg|cm|mm|beats|bpm|seconds?|minutes?|min|hours?|hrs?|h|days?|weeks?|months?|years?|tablets?|doses?)(?![\w])"
+)
+_UNITS = {
+    "percent": "%",
+    "per cent": "%",
+    "\u00b5g": "mcg",
+    "\u03bcg": "mcg",
+    "hr": "hour",
+    "h": "hour",
+    "min": "minute",
+    "mm hg": "mmhg",
+    "litre": "l",
+}
+
 _WORD = re.compile(r"[a-z0-9]+")
 _STOPWORDS = frozenset(bm25s.stopwords.STOPWORDS_EN_PLUS)
 
@@ -41,6 +60,27 @@ class NearCard:
 def _words(text: str) -> list[str]:
     stemmer = Stemmer.Stemmer("english")  # one must not be shared by threads
     return list(stemmer.stemWords([word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]))
+
+
+def unsupported(answer: str, cards: list[NearCard]) -> list[str]:
+    """Numbers with a unit that stand in an answer and in none of the cards, as they are written there, each once.
+
+    Args:
+        answer: The answer.
+        cards: The cards nearest to the question.
+    """
+    known = {quantity for card in cards for _, quantities in _quantities(f"{card.question} {card.answer}") for quantity in quantities}
+    return list(dict.fromkeys(text for text, quantities in _quantities(answer) if not quantities <= known))
+
+
+def _quantities(text: str) -> list[tuple[str, set[tuple[float, str]]]]:
+    found = []
+    for match in _QUANTITY.finditer(text):
+        unit = re.sub(r"\s", " ", match[3].lower())
+        unit = unit.rstrip("s") if len(unit) > 2 else unit
+        values = [float(value.replace(",", "")) for value in match.groups()[:2] if value]
+        found.append((match[0], {(value, _UNITS.get(unit, unit)) for value in values}))
+    return found
 
 
 class Evidence:

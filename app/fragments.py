@@ -4,6 +4,8 @@ Each piece begins with a block element and holds no line break: Gradio's Markdow
 component compiles templates in the browser, which our content security policy forbids.)
 """
 
+import json
+from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
@@ -13,6 +15,8 @@ from app.model import LoadedModel, public_name
 NO_QUESTION = "<p>The training cards nearest to your question will stand here.</p>"
 NO_CARDS = "<p>The training cards of this adapter cannot be had here.</p>"
 NOT_OPENED = "<p>This adapter is opened, and proved to change the model, when the first question is sent to it.</p>"
+NOTHING_TO_RATE = "<p>Ask a question first: what you say here is about its answer.</p>"
+VOTES = {"a": "A is better", "b": "B is better", "same": "No difference"}
 # Shown by style.css where Gradio has an error of its own.
 NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
 ENDINGS = {"length": "Cut off at the token limit.", "deadline": "Cut off at the time limit.", "stopped": "Stopped."}
@@ -36,12 +40,12 @@ def error(text: str) -> str:
     return f'<div class="strip error" role="alert"><p>{safe(text)}</p></div>'
 
 
-def notice(text: str, cards: tuple[NearCard, ...] = ()) -> str:
-    """A strip with what the reader should know before the answer, and the cards nearest to the question."""
+def notice(text: str, cards: tuple[NearCard, ...] = (), kind: str = "far") -> str:
+    """A strip with what the reader should know, and the cards nearest to the question or, for "recited", behind the answer."""
+    role, look = ("alert", "strip urgent") if kind in ("emergency", "self_harm") else ("status", "strip notice")
     nearest = "".join(f"<li>{safe(card.question)}</li>" for card in cards)
-    return (
-        f'<div class="strip notice" role="status"><p>{safe(text)}</p>{f"<p>Nearest cards:</p><ul>{nearest}</ul>" if nearest else ""}</div>'
-    )
+    title = "The answer's card:" if kind == "recited" else "Nearest cards:"
+    return f'<div class="{look}" role="{role}"><p>{safe(text)}</p>{f"<p>{title}</p><ul>{nearest}</ul>" if nearest else ""}</div>'
 
 
 def progress(text: str, busy: bool = False) -> str:
@@ -68,10 +72,95 @@ def nearest_cards(cards: list[NearCard]) -> str:
     return f"<h2>Training cards, not a source</h2><ol>{rows}</ol>"
 
 
+def unsupported(quantities: list[str]) -> str:
+    """A strip with the numbers of an answer that no near card has; assets/page.js marks them in the answer."""
+    if not quantities:
+        return ""
+    listed = ", ".join(f"<mark>{safe(quantity)}</mark>" for quantity in quantities)
+    marks = escape(json.dumps(quantities))
+    return f'<div class="strip quiet" role="status" data-marks="{marks}"><p>Not in the training cards: {listed}</p></div>'
+
+
+def download(name: str, kind: str, content: str) -> str:
+    """A file of the page itself; assets/page.js has the browser save it at once."""
+    return f'<p><a download="{escape(name)}" href="data:{escape(kind)};base64,{content}">Save {safe(name)}</a></p>'
+
+
+def rated(turns: list[dict[str, Any]]) -> str:
+    """Which answer a rating is about."""
+    if not turns:
+        return NOTHING_TO_RATE
+    vote = "<p>Your vote goes with it.</p>" if turns[-1].get("other") else ""
+    return f"<p>About the last answer, to: <strong>{safe(turns[-1]['question'][:200])}</strong></p>{vote}"
+
+
+def sides(
+    texts: list[str], *, differences: bool = False, tuned: int | None = None, vote: str | None = None, change: float | None = None
+) -> str:
+    """Two answers side by side.
+
+    Args:
+        texts: Of A and B, as far as they are written.
+        differences: Marks the words that the other one has not.
+        tuned: Which of them the adapter wrote, 0 or 1; None before the vote.
+        vote: What was voted: "tuned", "base" or "same".
+        change: Relative change of the logits by the adapter, measured on load.
+    """
+    marked = _marked(*texts) if differences else [safe(text) for text in texts]
+    names = ["A", "B"] if tuned is None else [f"{'AB'[side]}: {'tuned, adapter on' if side == tuned else 'base alone'}" for side in (0, 1)]
+    cards = "".join(f'<section class="side"><h2>{name}</h2><p>{text}</p></section>' for name, text in zip(names, marked, strict=True))
+    if tuned is None:
+        foot = '<p class="foot" role="status">Which is better? Which model wrote which is told after the vote.</p>' if differences else ""
+    else:
+        said = {"tuned": "You chose the tuned model.", "base": "You chose the base model.", "same": "You saw no difference."}[
+            vote or "same"
+        ]
+        figure = (
+            f" The adapter changes the logits of a test prompt by {change:.2f} of their size, so these are two models." if change else ""
+        )
+        foot = f'<p class="foot" role="status">{said}{figure}</p>'
+    return f'<div class="sides">{cards}</div>{foot}'
+
+
+def _marked(first: str, second: str) -> list[str]:
+    words = first.split(), second.split()
+    matches = SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+    marked: list[list[str]] = [[], []]
+    for kind, a, b, c, d in matches:
+        for side, piece in enumerate((words[0][a:b], words[1][c:d])):
+            text = safe(" ".join(piece))
+            if text:
+                marked[side].append(text if kind == "equal" else f"<mark>{text}</mark>")
+    return [" ".join(pieces) for pieces in marked]
+
+
+def all_facts(turns: list[dict[str, Any]]) -> str:
+    """The details tab: what made each answer, the last one open."""
+    parts = []
+    for number in range(len(turns), 0, -1):
+        turn = turns[number - 1]
+        facts = answer_facts(turn["details"]) if turn["details"] else "<p>No model wrote this.</p>"
+        more = f"<h3>Base alone</h3>{answer_facts(turn['other']['details'])}" if turn.get("other") else ""
+        state = " open" if number == len(turns) else ""
+        parts.append(f"<details{state}><summary>{number}. {safe(turn['question'][:120])}</summary>{facts}{more}</details>")
+    return f"<div>{''.join(parts)}</div>"
+
+
+def blind_facts(turns: list[dict[str, Any]]) -> str:
+    """The details tab between a comparison and its vote."""
+    return "<div><p>Vote first: the details would tell which model wrote which answer.</p></div>" + (
+        all_facts(turns[:-1]) if turns[:-1] else ""
+    )
+
+
 def model_line(loaded: LoadedModel, use_adapter: bool = True) -> str:
     """What answers here: always visible."""
     names = f"base <code>{safe(public_name(loaded.base))}</code>"
-    parts = [f"adapter <code>{safe(public_name(loaded.name))}</code> on {names}" if use_adapter else f"adapter off: {names} alone"]
+    commit = f" at <code>{safe(loaded.pin.commit[:12])}</code>" if loaded.pin else ""
+    adapter = f"adapter <code>{safe(public_name(loaded.name))}</code>{commit}"
+    parts = [f"{adapter} on {names}" if use_adapter else f"adapter off: {names} alone"]
+    if loaded.pin and not loaded.pin.approved:
+        parts.insert(0, "<strong>Not approved</strong>")
     if loaded.is_demo:
         knows = f" that knows {len(loaded.cards):,} cards and nothing else" if loaded.cards else ""
         parts.insert(0, f"<strong>Demonstration model</strong>{knows}")
@@ -82,15 +171,19 @@ def model_line(loaded: LoadedModel, use_adapter: bool = True) -> str:
 
 def model_facts(loaded: LoadedModel) -> str:
     """The details tab before the first answer."""
+    probe = loaded.probe
     return _table(
         {
             "adapter": public_name(loaded.name),
             "adapter_revision": loaded.adapter_revision,
+            "approved": ("yes" if loaded.pin.approved else "no") if loaded.pin else None,
             "base": public_name(loaded.base),
             "base_revision": loaded.base_revision,
-            "logit_change": f"{loaded.probe.logit_change:.3g}, inactive below {loaded.probe.threshold:.1g}",
-            "golden answer's NLL": f"{loaded.probe.nll:.3f} here, {loaded.probe.trained_nll:.3f} in training",
-            "runs on": f"{loaded.device}, {loaded.dtype}",
+            "logit_change": f"{probe.logit_change:.3g}, inactive below {probe.threshold:.1g}" if probe else None,
+            "golden answer's NLL": f"{probe.nll:.3f} here, {probe.trained_nll:.3f} in training" if probe else None,
+            "runs on": f"{loaded.device}, {loaded.dtype}, {loaded.way}",
+            "opened in": f"{loaded.load_seconds:.1f} s, {loaded.warm_up_seconds:.1f} s of it to warm up",
+            "memory": f"{loaded.memory_bytes / 2**20:,.0f} MiB of weights and cache" if loaded.memory_bytes else None,
         }
     )
 

@@ -29,6 +29,11 @@ def last_question(history: list[Entry]) -> tuple[str, list[Entry]]:
     return "", history
 
 
+def answers(history: list[Entry]) -> int:
+    """How many answers a conversation has."""
+    return sum(entry.get("role") == "assistant" for entry in history)
+
+
 def message(role: str, text: str) -> Entry:
     """A message as the Chatbot component takes it."""
     # A plain string would pass through `cleandoc` in Gradio, which changes the indentation of text that is still being written.

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils.colors import Color
 
+from app.identifiers import PATTERNS_FILE
 from app.settings import ROOT
 
 ASSETS = ROOT / "assets"
@@ -46,7 +47,11 @@ def theme() -> gr.themes.Base:
 LAUNCH_OPTIONS: dict[str, Any] = {
     "theme": theme(),
     # Not through `css_paths`: that would put a prefix before every selector, so that none could begin at the body.
-    "head": f"<style>{(ASSETS / 'style.css').read_text('utf-8')}</style><script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
+    "head": (
+        f"<style>{(ASSETS / 'style.css').read_text('utf-8')}</style>"
+        f'<script type="application/json" id="identifier-patterns">{PATTERNS_FILE.read_text("utf-8")}</script>'
+        f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>"
+    ),
     "favicon_path": ASSETS / "logo.svg",
     "footer_links": [],
     "run_history": False,

@@ -1,11 +1,13 @@
 """The chat page: layout and wiring only. Makes no answers and knows no torch; `app.chat.Chat` yields the events shown here.
 
-Nothing of a conversation is kept on the server: it comes from the browser with each request and is checked by `app.chat.validate`.
+The conversation comes from the browser with each request and is checked by `app.chat.validate`. What made its answers is kept in
+memory for as long as the page is open, for the record and the rating; nothing is written down unless the person rates.
 The content security policy forbids `eval`, so no event has a `js=` of its own; what the browser must do by itself is in assets/page.js.
 """
 
 import json
 import logging
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,26 +17,24 @@ import gradio as gr
 
 from app import fragments, offer
 from app.chat import Chat, Finished, Message, Notice, Text, Waiting
-from app.errors import InvalidQuestion, NotReady, UserError
-from app.history import Entry, conversation, last_question, message
+from app.errors import NotReady, UserError
+from app.evidence import unsupported
+from app.history import Entry, answers, conversation, last_question, message
+from app.panel import QUICK, QUIET, Panel, html
+from app.record import DISCLAIMER, Side, Turn
 from app.settings import Settings
 from app.theme import ASSETS, LAUNCH_OPTIONS
 
 log = logging.getLogger(__name__)
 
-__all__ = ["LAUNCH_OPTIONS", "build_demo"]
+__all__ = ["DISCLAIMER", "LAUNCH_OPTIONS", "build_demo"]
 
 View = dict[Any, Any]  # component -> its new value or properties
+Turns = list[dict[str, Any]]  # `app.record.Turn`s as plain values
 
 TITLE = "Medical Q&A"
-DISCLAIMER = "A study aid, not a medical device. Not for decisions about patients."
-SEEDS = 2**31
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
-
-# Nobody calls these events from outside, and they show no progress of Gradio's own; quick ones do not stand in its queue.
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK: dict[str, Any] = {**QUIET, "queue": False}
 
 
 def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
@@ -47,10 +47,6 @@ def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
     return _Page(chat, settings).demo
 
 
-def _html(value: str = "", **options: Any) -> gr.Markdown:
-    return gr.Markdown(value, sanitize_html=False, latex_delimiters=[], **options)  # app.fragments has escaped all of it
-
-
 class _Page:
     """The components and what each event does to them; one object serves all visitors and remembers nothing of what they write."""
 
@@ -61,12 +57,13 @@ class _Page:
         logo = "".join((ASSETS / "logo.svg").read_text(encoding="utf-8").split("\n"))
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as self.demo:
             with gr.Row(elem_id="header"):
-                _html(f'<div><span aria-hidden="true">{logo}</span><h1>{fragments.safe(TITLE)}</h1></div>', elem_id="brand")
+                html(f'<div><span aria-hidden="true">{logo}</span><h1>{fragments.safe(TITLE)}</h1></div>', elem_id="brand")
                 self.toggle = gr.Button("Evidence & settings", elem_id="toggle", size="sm", scale=0)
-            self.line = _html(elem_id="line")
+            self.line = html(elem_id="line")
+            self.turns, self.tuned_side = gr.State([]), gr.State(0)
             self._lay_out_conversation()
             self._lay_out_composer()
-            self._lay_out_drawer()
+            self.panel = Panel(settings, self.turns, chat.renewal.possible)
             self.timer = gr.Timer(LOOK_SECONDS)
             self._wire()
         # One place for each answer that may wait or run, so that the place in our own queue is what a reader sees.
@@ -75,7 +72,7 @@ class _Page:
     def _lay_out_conversation(self) -> None:
         first = next(iter(self.questions))
         with gr.Column(elem_id="start") as self.start:
-            _html("<h2>Ask a medical question</h2><p>Or begin with one of these.</p>")
+            html("<h2>Ask a medical question</h2><p>Or begin with one of these.</p>")
             self.specialty = gr.Radio(list(self.questions), value=first, label="Specialty", elem_id="specialty", container=False)
             with gr.Column(elem_id="samples"):
                 self.samples = [
@@ -98,16 +95,21 @@ class _Page:
             feedback_options=None,
             allow_file_downloads=False,
         )
+        with gr.Column(elem_id="comparison", visible=False) as self.comparison:
+            self.sides = html(elem_id="sides")
+            with gr.Row(elem_id="votes", visible=False) as self.votes:
+                self.vote = [gr.Button(text, elem_id=f"vote-{key}", size="sm") for key, text in fragments.VOTES.items()]
 
     def _lay_out_composer(self) -> None:
         with gr.Column(elem_id="composer"):
-            self.strips = _html(elem_id="strips")
-            _html(fragments.error(fragments.NOT_TAKEN), elem_id="not-taken")
+            self.strips = html(elem_id="strips")
+            html(fragments.error(fragments.NOT_TAKEN), elem_id="not-taken")
             with gr.Row(elem_id="actions", visible=False) as self.actions:
-                self.progress = _html(elem_id="progress")
+                self.progress = html(elem_id="progress")
                 with gr.Row(elem_id="redo"):
                     self.retry = gr.Button("Retry", elem_id="retry", size="sm", scale=0)
-                    self.edit = gr.Button("Edit question", elem_id="edit", size="sm", scale=0)
+                    self.edit = gr.Button("Edit", elem_id="edit", size="sm", scale=0)
+                    self.rate = gr.Button("Rate", elem_id="rate", size="sm", scale=0)
                     self.clear = gr.Button("Clear", elem_id="clear", size="sm", scale=0)
             with gr.Row(elem_id="ask"):
                 self.question = gr.Textbox(
@@ -115,82 +117,60 @@ class _Page:
                 )
                 self.send = gr.Button("Send", variant="primary", elem_id="send", scale=0)
                 self.stop = gr.Button("Stop", elem_id="stop", scale=0, visible=False)
-            _html(f"<p>{DISCLAIMER}</p>", elem_id="disclaimer")
-
-    def _lay_out_drawer(self) -> None:
-        names, most = list(offer.offered(self.settings)), self.settings.max_new_tokens
-        with gr.Column(elem_id="drawer"):
-            self.close = gr.Button("Close", elem_id="close", size="sm")
-            with gr.Tabs():
-                with gr.Tab("Evidence"):
-                    self.evidence = _html(fragments.NO_QUESTION, elem_id="evidence")
-                with gr.Tab("Details"):
-                    self.details = _html(elem_id="details")
-                with gr.Tab("Settings"):
-                    self.adapter = gr.Dropdown(
-                        names, value=names[0], label="Adapter", interactive=True, filterable=False, elem_id="adapter"
-                    )
-                    self.use_adapter = gr.Checkbox(
-                        True, label="Use the adapter", info="Off: the base model answers alone.", elem_id="use-adapter"
-                    )
-                    self.temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature", info="0 always gives the same answer.")
-                    self.top_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", info="Matters where the temperature is above 0.")
-                    self.repetition_penalty = gr.Slider(1, 2, 1, step=0.05, label="Repetition penalty", info="1 is none.")
-                    self.max_new_tokens = gr.Slider(
-                        1, most, min(256, most), step=1, label="Maximum tokens", info="Where an answer is cut off."
-                    )
-                    self.seed = gr.Textbox(label="Seed", info="Empty: a new one for each answer.", placeholder="random", elem_id="seed")
-        # Options of `Chat.turn` that start from the adapter's own defaults.
-        self.defaults = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "repetition_penalty": self.repetition_penalty,
-            "max_new_tokens": self.max_new_tokens,
-        }
+            with gr.Row(elem_id="below"):
+                self.compare = gr.Checkbox(False, label="Compare with the base model", elem_id="compare", container=False, scale=0)
+                html(f"<p>{DISCLAIMER}</p>", elem_id="disclaimer")
 
     def _wire(self) -> None:
+        panel = self.panel
         triggers = [self.send.click, self.question.submit, self.retry.click, *[sample.click for sample in self.samples]]
-        controls = [self.adapter, self.use_adapter, self.seed, *self.defaults.values()]
-        buttons = [self.send, self.stop, self.retry, self.edit, self.clear]
-        view = [
-            self.start,
-            self.conversation,
-            self.strips,
-            self.actions,
-            self.progress,
-            *buttons,
-            self.question,
-            self.evidence,
-            self.details,
-        ]
-        gr.on(triggers, self.ask, [self.question, self.conversation, *self.samples, *controls], view, trigger_mode="multiple", **QUIET)
+        buttons = [self.send, self.stop, self.retry, self.edit, self.rate, self.clear]
+        places = [self.start, self.conversation, self.comparison, self.sides, self.votes, self.strips, self.actions, self.progress]
+        told = [panel.evidence, panel.details, panel.rated, panel.stored, panel.download]
+        view = [*places, *buttons, self.question, *told, self.turns, self.tuned_side]
+        asked = [self.question, self.conversation, self.turns, self.compare, *self.samples, *panel.controls]
+        gr.on(triggers, self.ask, asked, view, trigger_mode="multiple", **QUIET)
         self.stop.click(self.stopped, None, view, **QUICK)
-        self.edit.click(self.edited, [self.question, self.conversation], view, **QUICK)
+        self.edit.click(self.edited, [self.question, self.conversation, self.turns], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
+        voted = [self.turns, self.tuned_side]
+        gr.on([button.click for button in self.vote], self.voted, voted, [self.sides, self.votes, self.turns, panel.details], **QUICK)
         self.specialty.change(self.chosen, self.specialty, self.samples, **QUICK)
-        self.toggle.click(self.refreshed, self.adapter, self.adapter, **QUICK)
+        self.toggle.click(panel.refreshed, panel.adapter, panel.adapter, **QUICK)
+        panel.look.click(self.looked, None, [panel.found, self.timer], **QUIET)
         gr.on(
-            [self.adapter.change, self.use_adapter.change],
+            [panel.adapter.change, panel.use_adapter.change],
             self.described,
-            [self.adapter, self.use_adapter],
-            [self.line, self.details],
+            [panel.adapter, panel.use_adapter],
+            [self.line, panel.details],
             **QUICK,
         )
-        status = [self.line, self.timer, self.strips, self.evidence, self.details, *self.defaults.values()]
+        status = [self.line, self.timer, self.strips, panel.evidence, panel.details, *panel.defaults.values()]
         gr.on([self.demo.load, self.timer.tick], self.status, None, status, **QUICK)
 
-    def ask(self, event: gr.EventData, request: gr.Request, question: str | None, history: list[Entry], *values: Any) -> Iterator[View]:
+    def ask(
+        self,
+        event: gr.EventData,
+        request: gr.Request,
+        question: str | None,
+        history: list[Entry],
+        turns: Turns,
+        compare: bool,
+        *values: Any,
+    ) -> Iterator[View]:
         """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
         samples = {button.elem_id: text for button, text in zip(self.samples, texts, strict=True)}
         # By elem_id: what Gradio hands over here is a copy of the component, with another number, once it has been updated.
         source, typed = getattr(event.target, "elem_id", None), question or ""
         question = samples.get(source, typed)
+        history = _settled(history, turns)
         if source == self.retry.elem_id:
             question, history = last_question(history)
+        turns = turns[: answers(history)]
         shown = [*history, message("user", question.strip())]
         try:
-            options = self._options(*controls)
+            options = self.panel.options(*controls)
             self._check(conversation(shown), options)
         except UserError as error:
             strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
@@ -199,48 +179,132 @@ class _Page:
         begun = {
             **self._view(busy=True),
             self.conversation: gr.Chatbot(shown, visible=True),
+            self.comparison: gr.Column(visible=compare),
+            self.sides: fragments.sides(["", ""]) if compare else "",
             self.question: typed if source in samples or source == self.retry.elem_id else "",
             self.strips: "",
             self.progress: fragments.waiting(0),
-            self.evidence: self._nearest(question),
+            self.panel.evidence: self._nearest(question),
+            self.panel.stored: "",
+            self.panel.download: "",
         }
-        yield from self._answer(str(request.session_hash), begun, shown, options)
+        yield from self._answer(str(request.session_hash), begun, shown, turns, options, compare)
 
-    def _answer(self, page: str, begun: View, shown: list[Entry], options: dict[str, Any]) -> Iterator[View]:
-        notice = text = ""
+    def _answer(self, page: str, begun: View, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool) -> Iterator[View]:
         stop = threading.Event()
         if self.running.setdefault(page, stop) is not stop:
             yield {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
             return
         try:
             yield begun
-            with closing(self.chat.turn(conversation(shown), stop=stop, **options)) as steps:
-                for step in steps:
-                    if isinstance(step, Notice):
-                        notice = fragments.notice(step.text, step.cards)
-                        yield {self.strips: notice}
-                    elif isinstance(step, Waiting):
-                        yield {self.progress: fragments.waiting(step.position)}
-                    elif isinstance(step, Text):
-                        text = step.text
-                        yield {self.conversation: [*shown, message("assistant", text)], self.progress: fragments.waiting(0)}
-                    else:
-                        del self.running[page]  # before the page shows Send again
-                        yield self._finished(step, shown, notice)
+            for view, last in self._steps(shown, turns, options, compare, stop):
+                if last:
+                    del self.running[page]  # before the page shows Send again
+                yield view
         except Exception as error:
             log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
-            yield self._finished(Finished(text, "error", {}, "Something failed here. Try again: the conversation is kept."), shown, notice)
+            failed = fragments.error("Something failed here. Try again: the conversation is kept.")
+            yield {**self._view(busy=False), self.strips: failed, self.progress: ""}
         finally:
             if self.running.get(page) is stop:
                 del self.running[page]
 
-    def _finished(self, step: Finished, shown: list[Entry], notice: str) -> View:
+    def _steps(
+        self, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool, stop: threading.Event
+    ) -> Iterator[tuple[View, bool]]:
+        """What each event of a turn changes on the page, and whether it is the last one."""
+        messages, notices, texts = conversation(shown), list[Notice](), ["", ""]
+        ends: list[Finished] = []
+        tuned = secrets.randbelow(2)  # which side of a comparison is which is not known before the vote
+        steps: Any
+        if compare:
+            steps = self.chat.compare(messages, (tuned == 0, tuned == 1), **{**options, "stop": stop})
+        else:
+            steps = _one_side(self.chat.turn(messages, stop=stop, **options))
+        with closing(steps):
+            for side, step in steps:
+                if isinstance(step, Notice):
+                    notices.append(step)
+                    yield {self.strips: self._told(notices)}, False
+                elif isinstance(step, Waiting):
+                    yield {self.progress: fragments.waiting(step.position)}, False
+                elif isinstance(step, Text):
+                    texts[side] = step.text
+                    yield {**self._written(shown, texts, compare), self.progress: fragments.waiting(0)}, False
+                else:
+                    ends.append(step)
+                    if not compare:
+                        yield self._finished(step, shown, turns, notices), True
+        if compare:
+            yield self._both(ends, shown, turns, notices, tuned), True
+
+    def _told(self, notices: list[Notice]) -> str:
+        return "".join(fragments.notice(notice.text, notice.cards, notice.kind) for notice in notices)
+
+    def _written(self, shown: list[Entry], texts: list[str], compare: bool) -> View:
+        if compare:
+            return {self.sides: fragments.sides(texts)}
+        return {self.conversation: [*shown, message("assistant", texts[0])]}
+
+    def _finished(self, step: Finished, shown: list[Entry], turns: Turns, notices: list[Notice]) -> View:
+        question = conversation(shown)[-1]["content"]
+        if step.text:
+            told = [notice.text for notice in notices]
+            turns = [*turns, Turn(question=question, answer=step.text, details=step.details, notices=told).model_dump()]
+        marks = self._unsupported(shown, step.text)
         return {
             **self._view(busy=False),
             self.conversation: [*shown, message("assistant", step.text)] if step.text else shown,
-            self.strips: notice + (fragments.error(step.error) if step.error else ""),
+            self.strips: self._told(notices) + fragments.unsupported(marks) + (fragments.error(step.error) if step.error else ""),
             self.progress: fragments.ending(step.finish_reason),
-            self.details: fragments.answer_facts(step.details) if step.details else gr.skip(),
+            self.turns: turns,
+            self.panel.details: fragments.all_facts(turns) if turns else gr.skip(),
+            self.panel.rated: fragments.rated(turns),
+        }
+
+    def _both(self, ends: list[Finished], shown: list[Entry], turns: Turns, notices: list[Notice], tuned: int) -> View:
+        last = ends[-1]
+        told, view = self._told(notices), {**self._view(busy=False), self.progress: fragments.ending(last.finish_reason)}
+        if len(ends) < 2 or last.finish_reason in ("error", "stopped"):
+            alone = [*shown, message("assistant", last.text)] if last.finish_reason == "withheld" else shown
+            hidden = {self.comparison: gr.Column(visible=False), self.conversation: alone} if last.finish_reason == "withheld" else {}
+            return {**view, **hidden, self.strips: told + (fragments.error(last.error) if last.error else "")}
+        ours, base = ends[tuned], ends[1 - tuned]
+        if not ours.details["adapter_active"] or base.details["adapter_active"]:
+            raise RuntimeError("a comparison must show both models")
+        turn = Turn(
+            question=conversation(shown)[-1]["content"],
+            answer=ours.text or "-",
+            details=ours.details,
+            notices=[notice.text for notice in notices],
+            other=Side(answer=base.text, details=base.details),
+        )
+        turns = [*turns, turn.model_dump()]
+        return {
+            **view,
+            self.sides: fragments.sides([end.text for end in ends], differences=True),
+            self.votes: gr.Row(visible=True),
+            self.strips: told,
+            self.turns: turns,
+            self.tuned_side: tuned,
+            self.panel.details: fragments.blind_facts(turns),
+            self.panel.rated: fragments.rated(turns),
+        }
+
+    def voted(self, event: gr.EventData, turns: Turns, tuned: int) -> View:
+        """Keeps a vote, and tells which model wrote which answer."""
+        if not turns or not turns[-1]["other"]:
+            return {self.votes: gr.Row(visible=False)}
+        choice = str(getattr(event.target, "elem_id", "")).removeprefix("vote-")
+        vote = "same" if choice == "same" else "tuned" if choice == "ab"[tuned] else "base"
+        last = {**turns[-1], "vote": vote}
+        texts = [last["answer"], last["other"]["answer"]]
+        change = last["details"].get("logit_change")
+        return {
+            self.sides: fragments.sides(texts if tuned == 0 else texts[::-1], differences=True, tuned=tuned, vote=vote, change=change),
+            self.votes: gr.Row(visible=False),
+            self.turns: [*turns[:-1], last],
+            self.panel.details: fragments.all_facts([*turns[:-1], last]),
         }
 
     def stopped(self, request: gr.Request) -> View:
@@ -250,12 +314,16 @@ class _Page:
             return {self.progress: gr.skip()}
         return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
 
-    def edited(self, draft: str, history: list[Entry]) -> View:
+    def edited(self, draft: str, history: list[Entry], turns: Turns) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""
         question, earlier = last_question(history)
+        turns = turns[: answers(earlier)]
         view = {**self._view(busy=False), self.strips: "", self.progress: ""} if earlier else self.cleared()
         return {
             **view,
+            self.turns: turns,
+            self.panel.rated: fragments.rated(turns),
+            self.comparison: gr.Column(visible=False),
             self.conversation: gr.Chatbot(earlier, visible=bool(earlier)),
             self.question: "\n".join(filter(None, [question, draft.strip()])),
         }
@@ -269,17 +337,29 @@ class _Page:
             self.actions: gr.Row(visible=False),
             self.strips: "",
             self.progress: "",
-            self.evidence: self._nearest(""),
+            self.comparison: gr.Column(visible=False),
+            self.turns: [],
+            self.panel.evidence: self._nearest(""),
+            self.panel.details: self._facts(),
+            self.panel.rated: fragments.NOTHING_TO_RATE,
+            self.panel.stored: "",
+            self.panel.download: "",
         }
+
+    def _facts(self) -> str:
+        loaded = self.chat.generator.loaded
+        return fragments.model_facts(loaded) if loaded else self._state()
 
     def chosen(self, specialty: str) -> list[str]:
         """The sample questions of a specialty."""
         return self.questions[specialty]
 
-    def refreshed(self, adapter: str) -> Any:
-        """The adapters that are there now; a choice that has gone falls back to the default."""
-        names = list(offer.offered(self.settings))
-        return gr.Dropdown(names, value=adapter if adapter in names else names[0])
+    def looked(self) -> tuple[str, Any]:
+        """Looks for a newer commit of the adapter, and has the page describe what runs then."""
+        try:
+            return fragments.progress(self.chat.renewal.look()), gr.Timer(active=True)
+        except UserError as error:
+            return fragments.error(str(error)), gr.skip()
 
     def described(self, adapter: str, use_adapter: bool) -> tuple[str, str]:
         """Names what will answer the next question."""
@@ -296,28 +376,19 @@ class _Page:
         """Asked again until the model is there or has failed."""
         loaded, state = self.chat.generator.loaded, self._state()
         if self.chat.generator.status == "loading" or loaded is None:
-            return {self.line: state, self.details: state, self.timer: gr.Timer(active=self.chat.generator.status == "loading")}
+            return {self.line: state, self.panel.details: state, self.timer: gr.Timer(active=self.chat.generator.status == "loading")}
         defaults = {
             **loaded.contract.generation.model_dump(),
             "max_new_tokens": min(loaded.contract.generation.max_new_tokens, self.settings.max_new_tokens),
         }
         return {
             self.line: fragments.model_line(loaded),
-            self.details: fragments.model_facts(loaded),
-            self.evidence: self._nearest(""),
+            self.panel.details: fragments.model_facts(loaded),
+            self.panel.evidence: self._nearest(""),
             self.strips: "",
             self.timer: gr.Timer(active=False),
-            **{control: defaults[name] for name, control in self.defaults.items()},
+            **{control: defaults[name] for name, control in self.panel.defaults.items()},
         }
-
-    def _options(self, adapter: str, use_adapter: bool, seed: str | None, *defaults: float | None) -> dict[str, Any]:
-        seed = (seed or "").strip()
-        if seed and not (seed.isdecimal() and int(seed[:20]) < SEEDS):
-            raise InvalidQuestion(f"The seed {seed[:20]} is not a whole number below {SEEDS:,}. Type another one, or leave it empty.")
-        given = {name: value for name, value in zip(self.defaults, defaults, strict=True) if value is not None}
-        if "max_new_tokens" in given:
-            given["max_new_tokens"] = int(given["max_new_tokens"])
-        return {**given, "adapter": offer.choose(adapter, self.settings), "use_adapter": use_adapter, "seed": int(seed) if seed else None}
 
     def _check(self, messages: list[Message], options: dict[str, Any]) -> None:
         self.chat.request(messages, **options)
@@ -335,6 +406,33 @@ class _Page:
             return fragments.NO_CARDS if self.chat.generator.loaded else fragments.NO_QUESTION
         return fragments.nearest_cards(index.nearest(question)) if question else fragments.NO_QUESTION
 
+    def _unsupported(self, shown: list[Entry], answer: str) -> list[str]:
+        """Numbers with units in an answer that no card near the question, alone or with the one before it, has."""
+        index = self.chat.evidence()
+        if index is None:
+            return []
+        questions = [entry["content"] for entry in conversation(shown) if entry["role"] == "user"][-2:]
+        return unsupported(answer, index.nearest(questions[-1]) + index.nearest(" ".join(questions)))
+
     def _view(self, *, busy: bool) -> View:
-        shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.clear)}
-        return {**shown, self.stop: gr.Button(visible=busy), self.start: gr.Column(visible=False), self.actions: gr.Row(visible=True)}
+        shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.rate, self.clear)}
+        return {
+            **shown,
+            self.stop: gr.Button(visible=busy),
+            self.start: gr.Column(visible=False),
+            self.actions: gr.Row(visible=True),
+            self.votes: gr.Row(visible=False),
+        }
+
+
+def _one_side(steps: Any) -> Iterator[tuple[int, Any]]:
+    with closing(steps):
+        for step in steps:
+            yield 0, step
+
+
+def _settled(history: list[Entry], turns: Turns) -> list[Entry]:
+    """The conversation with the adapter's answer after a comparison, which stands beside the conversation until it goes on."""
+    if history and turns and history[-1].get("role") == "user" and answers(history) == len(turns) - 1:
+        return [*history, message("assistant", turns[-1]["answer"])]
+    return history

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from app.evidence import Evidence
+from app.evidence import Evidence, NearCard, unsupported
 from app.model import LoadedModel
 
 CARDS = [
@@ -104,3 +104,24 @@ def test_the_demos_cards_find_themselves(loaded: LoadedModel) -> None:
     assert sum(found) / len(found) > 0.95
     assert not any(evidence.is_far(card["question"]) for card in loaded.cards)
     assert (time.perf_counter() - started) / len(found) < 0.05
+
+
+def near_card(answer: str) -> NearCard:
+    return NearCard("x", "How much?", answer, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "card", "expected"),
+    [
+        ("Give 500 mg.", "0.5 g or 500 mg.", []),
+        ("Give 50 mg.", "Give 500 mg.", ["50 mg"]),
+        ("For 5-7 days, every 8 hours.", "5 to 7 days, every 8 h", []),
+        ("For 5-10 days.", "For 5 to 7 days.", ["5-10 days"]),
+        ("About 95% at 1,000 mL/h.", "95 percent; 1000 ml/h", []),
+        ("At 40 years, at 40 years.", "", ["40 years"]),
+        ("Type 2 diabetes, T4, CD4 and 3 of 5 people.", "", []),
+        ("5 mmol/L is not 5 mmol", "5 mmol", ["5 mmol/L"]),
+    ],
+)
+def test_numbers_with_units_that_no_near_card_has_are_named(answer: str, card: str, expected: list[str]) -> None:
+    assert unsupported(answer, [near_card(card)] if card else []) == expected

@@ -83,10 +83,10 @@ def test_a_visitor_chooses_only_what_is_offered_now(page: _Page, adapter_copy: P
 
 @pytest.mark.parametrize(("seed", "expected"), [(None, None), ("", None), (" 7 ", 7), ("0", 0)])
 def test_seed_is_a_number_or_nothing(page: _Page, seed: str | None, expected: int | None) -> None:
-    assert page._options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())["seed"] == expected
+    assert page.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())["seed"] == expected
 
 
 @pytest.mark.parametrize("seed", ["-1", "abc", "1.5", "9" * 5000, str(2**31)])
 def test_other_seeds_are_refused_with_a_sentence(page: _Page, seed: str) -> None:
     with pytest.raises(InvalidQuestion, match="is not a whole number"):
-        page._options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())
+        page.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())

@@ -1,4 +1,4 @@
-"""A Chromium for all browser tests, and pages that remember what they asked for and what went wrong in them."""
+"""A Chromium and a server for all browser tests, pages that remember what they asked for, and what the tests do on them."""
 
 import os
 import shutil
@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from app.generation import LocalGenerator
+from app.model import LoadedModel
+from app.settings import load_settings
+from tests.conftest import hooked_decoder
+from tests.test_server import Served, Steer, running, wait_for
+
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
 
-expect.set_options(timeout=15_000)  # machines that build are slow
+NEAR = "What are the common symptoms of diabetes?"
+FAR = "Who won the football championship in Brazil last summer?"
+ENDLESS: dict[str, Any] = {"end_at": None, "delay": 0.02}
+
+expect.set_options(timeout=45_000)  # machines that build are slow
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +70,52 @@ def open_page(chromium: Browser, contexts: dict[str, BrowserContext]) -> Iterato
     yield opened
     for page in pages:
         page.close()
+
+
+@pytest.fixture(scope="module")
+def hooked(loaded: LoadedModel) -> Iterator[Steer]:
+    steer = Steer(loaded)
+    with hooked_decoder(loaded, steer):
+        yield steer
+
+
+@pytest.fixture(scope="module")
+def shared(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("outputs")
+    settings = load_settings(
+        adapter=loaded.name, adapters_folder=folder, max_queue=1, max_body_bytes=300_000, feedback_folder=folder / "feedback"
+    )
+    generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
+    generator.wait_until_ready(60)
+    with running(settings, generator) as url:
+        served = Served(url, generator, hooked)
+        served.folder = folder
+        yield served
+
+
+@pytest.fixture
+def served(shared: Served) -> Iterator[Served]:
+    shared.steer.reset()
+    yield shared
+    shared.steer.reset()
+    shared.generator.queue_length and [answer.stop() for answer in [*shared.generator._waiting, shared.generator._running] if answer]
+    assert wait_for(lambda: shared.generator.queue_length == 0), "the test left an answer running"
+
+
+def pace(served: Served, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(served.steer, name, value)
+
+
+def ask(page: Page, question: str) -> None:
+    page.locator("#question textarea").fill(question)
+    page.locator("#send").click()
+
+
+def finished(page: Page) -> None:
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator("#retry")).to_be_visible()
+
+
+def answer(page: Page) -> Any:
+    return page.locator("#conversation .bot-row").last

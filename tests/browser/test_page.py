@@ -4,7 +4,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,63 +16,12 @@ from app.generation import GenerationRequest, LocalGenerator
 from app.model import LoadedModel, public_name
 from app.settings import ROOT, load_settings
 from app.ui import DISCLAIMER
-from tests.browser.conftest import DESKTOP, PHONE
-from tests.test_server import Served, Steer, running, wait_for
+from tests.browser.conftest import DESKTOP, ENDLESS, FAR, NEAR, PHONE, answer, ask, finished, pace
+from tests.test_server import Served, running, wait_for
 
 pytestmark = pytest.mark.browser
 
-NEAR = "What are the common symptoms of diabetes?"
-FAR = "Who won the football championship in Brazil last summer?"
 SECRET = "Zanzibarine"  # stands for what somebody types: it may be on the page and nowhere else
-ENDLESS = {"end_at": None, "delay": 0.02}
-
-
-@pytest.fixture(scope="module")
-def hooked(loaded: LoadedModel) -> Iterator[Steer]:
-    steer = Steer(loaded)
-    handle = loaded.model.get_base_model().register_forward_hook(steer, with_kwargs=True)
-    yield steer
-    handle.remove()
-
-
-@pytest.fixture(scope="module")
-def shared(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("outputs")
-    settings = load_settings(adapter=loaded.name, adapters_folder=folder, max_queue=1, max_body_bytes=300_000)
-    generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
-    generator.wait_until_ready(60)
-    with running(settings, generator) as url:
-        served = Served(url, generator, hooked)
-        served.folder = folder
-        yield served
-
-
-@pytest.fixture
-def served(shared: Served) -> Iterator[Served]:
-    shared.steer.reset()
-    yield shared
-    shared.steer.reset()
-    shared.generator.queue_length and [answer.stop() for answer in [*shared.generator._waiting, shared.generator._running] if answer]
-    assert wait_for(lambda: shared.generator.queue_length == 0), "the test left an answer running"
-
-
-def pace(served: Served, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(served.steer, name, value)
-
-
-def ask(page: Page, question: str) -> None:
-    page.locator("#question textarea").fill(question)
-    page.locator("#send").click()
-
-
-def finished(page: Page) -> None:
-    expect(page.locator("#send")).to_be_visible()
-    expect(page.locator("#retry")).to_be_visible()
-
-
-def answer(page: Page) -> Any:
-    return page.locator("#conversation .bot-row").last
 
 
 def words(text: str) -> list[str]:
@@ -336,7 +285,7 @@ def test_axe_finds_nothing_and_nothing_overflows(served: Served, open_page: Call
     finished(page)
     check("finished")
     page.locator("#toggle").click()
-    for tab in ("Evidence", "Details", "Settings"):
+    for tab in ("Evidence", "Details", "Rate", "Settings"):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
         check(tab)
