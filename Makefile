@@ -9,7 +9,7 @@ MIN_FREE_GB ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu bench lint demo-model chromium clean
+.PHONY: help run test test-slow test-gpu bench bench-training safety lint demo-model chromium clean
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -27,8 +27,14 @@ test-slow: $(VENV)/all.stamp chromium  ## the tests that take minutes
 test-gpu: $(VENV)/all.stamp  ## the tests that need an NVIDIA card
 	$(PY) -m pytest -m gpu $(ARGS)
 
-bench: $(VENV)/all.stamp  ## measure loading, first token, tokens a second and training on this machine
+bench: $(VENV)/all.stamp  ## measure loading, first token and tokens a second on this machine
 	$(PY) -m tests.bench $(ARGS)
+
+bench-training: $(VENV)/all.stamp  ## measure training, the original script against ours; ARGS="--base ... --base-4bit ... --data ..."
+	$(PY) -m tests.bench_training $(ARGS)
+
+safety: $(VENV)/app.stamp  ## precision and recall of the rules for notices; ARGS="CARDS.jsonl" counts alarms on cards
+	@$(PY) -m tests.safety $(ARGS)
 
 lint: $(VENV)/all.stamp  ## ruff and mypy
 	$(PY) -m ruff check .
@@ -41,7 +47,7 @@ demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into ass
 	$(PY) -m finetune train --config demo
 	rm -rf assets/demo/adapter && mkdir -p assets/demo/adapter
 	find outputs/demo -maxdepth 1 -type f -exec cp {} assets/demo/adapter/ \;
-	$(PY) -m finetune evaluate --adapter assets/demo/adapter
+	$(PY) -m finetune evaluate --adapter assets/demo/adapter --suite full
 
 clean:  ## delete the virtual environment and caches; trained adapters in outputs/ stay
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache unsloth_compiled_cache

@@ -1,5 +1,7 @@
 """Starts the chat: `python -m app [serve] [--adapter PATH_OR_REPO] [--host 127.0.0.1] [--port 7860]`.
 
+`python -m app replay FILE [--adapter PATH_OR_REPO]` makes the answers of a saved conversation again and says where they differ.
+
 Also runs by path, `python app/__main__.py`, as Hugging Face Spaces does.
 """
 
@@ -15,6 +17,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 from app import prepare_environment
 from app.errors import ConfigError, UserError
@@ -22,16 +25,18 @@ from app.settings import Settings, load_settings
 
 log = logging.getLogger("app")
 
-OPTIONS = ("adapter", "host", "port")
+OPTIONS = ("adapter", "more_adapters", "host", "port")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; its help comes from the settings."""
     result = argparse.ArgumentParser(prog="python -m app", description="Chat in a browser with a fine-tuned model.")
-    result.add_argument("command", nargs="?", choices=["serve"], default="serve", help="what to do; serve is the default")
+    result.add_argument("command", nargs="?", choices=["serve", "replay"], default="serve", help="what to do; serve is the default")
+    result.add_argument("file", nargs="?", metavar="FILE", help="for replay: a conversation that the page saved as JSON")
     for name in OPTIONS:
         field = Settings.model_fields[name]
-        result.add_argument(f"--{name}", metavar=name.upper(), help=f"{field.description} Default: {field.default}.")
+        default = f" Default: {field.default}." if field.default != "" else ""
+        result.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=f"{field.description}{default}")
     return result
 
 
@@ -57,6 +62,37 @@ def address(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
+def replay(settings: Settings, file: str | None) -> int:
+    """Makes the answers of a saved conversation again.
+
+    Returns:
+        The exit status: 0 when every answer came out the same, 1 when one differs.
+
+    Raises:
+        ConfigError: No file was named.
+        UserError: The file is no record, or the adapter cannot be opened.
+    """
+    if not file:
+        raise ConfigError("replay needs the JSON file that the page saved: python -m app replay medical-qa.json.")
+    from app import record
+
+    saved = record.read(Path(file))
+    if not record.same_adapter(saved, settings.adapter):
+        log.warning("The record was made with another adapter than %s; name it with --adapter to compare like with like.", settings.adapter)
+    from app.server import build_chat
+
+    generator = build_chat(settings).generator
+    try:
+        generator.wait_until_ready()
+        same = True
+        for sentence, equal in record.replay(saved, generator):
+            log.info("%s", sentence)
+            same = same and equal
+        return 0 if same else 1
+    finally:
+        generator.close()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -74,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
     try:
         settings = load_settings(**{name: options[name] for name in OPTIONS})
+        if options["command"] == "replay":
+            return replay(settings, options["file"])
         if os.environ.get("SPACE_ID"):
             from app.server import serve_on_space
 

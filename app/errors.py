@@ -11,6 +11,7 @@ UserError
 |-- DataError              training data cannot be read
 |-- ConfigError            a setting is unknown or out of range
 |-- StorageError           a file could not be written
+|-- TrainingFailed         training cannot go on
 |-- NotReady               the model is still loading, or could not be loaded
 |-- Busy                   the queue is full
 `-- GenerationFailed       the model failed in the middle of an answer
@@ -59,6 +60,10 @@ class ConfigError(UserError):
 
 class StorageError(UserError):
     """A file could not be written."""
+
+
+class TrainingFailed(UserError):
+    """Training cannot go on: memory is out, or the loss is no number."""
 
 
 class NotReady(UserError):

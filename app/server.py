@@ -14,8 +14,10 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gradio as gr
 import torch
@@ -36,6 +38,8 @@ from app.chat import Chat
 from app.errors import ConfigError
 from app.generation import LocalGenerator
 from app.model import public_name
+from app.remote import Generator, RemoteGenerator
+from app.renewal import Renewal
 from app.settings import Settings, load_settings
 from app.ui import LAUNCH_OPTIONS, build_demo
 
@@ -172,7 +176,7 @@ def routes(chat: Chat) -> list[BaseRoute]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Mount("/v1", app=api(chat))]
 
 
-def readiness(generator: LocalGenerator) -> tuple[int, dict[str, Any]]:
+def readiness(generator: Generator) -> tuple[int, dict[str, Any]]:
     """The status code of `/readyz` and what it says: which model answers, and what its check on load measured."""
     loaded = generator.loaded
     if generator.status != "ready" or loaded is None:
@@ -182,26 +186,38 @@ def readiness(generator: LocalGenerator) -> tuple[int, dict[str, Any]]:
         "status": "ready",
         "adapter": public_name(loaded.name),
         "adapter_revision": loaded.adapter_revision,
+        "approved": loaded.pin.approved if loaded.pin else None,
         "base": public_name(loaded.base),
         "base_revision": loaded.base_revision,
         "contract": f"sha256:{hashlib.sha256(contract).hexdigest()}",
         "template_sha256": loaded.contract.template_sha256,
-        "probe": loaded.probe.model_dump(),
+        "probe": loaded.probe.model_dump() if loaded.probe else None,
         "device": loaded.device,
         "dtype": loaded.dtype,
+        "decoder": loaded.way,
+        "load_seconds": round(loaded.load_seconds, 2),
+        "warm_up_seconds": round(loaded.warm_up_seconds, 2),
+        "memory_bytes": loaded.memory_bytes,
         "queue_length": generator.queue_length,
     }
 
 
-def build_chat(settings: Settings, generator: LocalGenerator | None = None) -> Chat:
+def build_chat(settings: Settings, generator: Generator | None = None) -> Chat:
     """Begins to open the adapter, in the generation thread, and returns at once."""
     torch.set_num_threads(settings.threads)
-    if generator is None:
-        generator = LocalGenerator(model.load, settings.adapter, max_queue=settings.max_queue, max_wait=settings.max_wait)
-    return Chat(generator, settings)
+    return Chat(generator or _generator(settings), settings)
 
 
-def create_app(settings: Settings | None = None, generator: LocalGenerator | None = None) -> FastAPI:
+def _generator(settings: Settings) -> Generator:
+    limits: dict[str, Any] = {"max_queue": settings.max_queue, "max_wait": settings.max_wait}
+    if settings.engine_url:
+        names: dict[str, Any] = {"model": settings.engine_model, "base": settings.engine_base}
+        key = settings.engine_key.get_secret_value()
+        return RemoteGenerator(settings.adapter, settings.engine_url, api_key=key, **names, **limits)
+    return LocalGenerator(partial(model.load, decoders=WeakValueDictionary()), settings.adapter, **limits)
+
+
+def create_app(settings: Settings | None = None, generator: Generator | None = None) -> FastAPI:
     """The application for uvicorn: routes, middleware and the page.
 
     Args:
@@ -210,16 +226,18 @@ def create_app(settings: Settings | None = None, generator: LocalGenerator | Non
     """
     settings = settings or load_settings()
     chat = build_chat(settings, generator)
-    app = FastAPI(middleware=middleware(settings), routes=routes(chat), lifespan=lifespan(chat.generator), **NO_DOCS)
+    app = FastAPI(middleware=middleware(settings), routes=routes(chat), lifespan=lifespan(chat.generator, chat.renewal), **NO_DOCS)
     return gr.mount_gradio_app(app, build_demo(chat, settings), path="/", app_kwargs=dict(NO_DOCS), **LAUNCH_OPTIONS)
 
 
-def lifespan(generator: LocalGenerator) -> Lifespan:
-    """Says when the model is ready, and stops every answer when the server ends."""
+def lifespan(generator: Generator, renewal: Renewal) -> Lifespan:
+    """Says when the model is ready, looks for newer adapters, and stops every answer when the server ends."""
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         announcement = asyncio.create_task(_announce(generator))
+        ending = threading.Event()
+        threading.Thread(target=renewal.keep_looking, args=(ending,), name="renewal", daemon=True).start()
         pages = [route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, GradioApp)]
 
         def end_streams() -> None:
@@ -229,13 +247,14 @@ def lifespan(generator: LocalGenerator) -> Lifespan:
 
         with _at_signals(end_streams):
             yield
+        ending.set()
         announcement.cancel()
         await run_in_threadpool(generator.close)
 
     return running
 
 
-async def _announce(generator: LocalGenerator) -> None:
+async def _announce(generator: Generator) -> None:
     while generator.status == "loading":
         await asyncio.sleep(0.1)
     if loaded := generator.loaded:
@@ -306,7 +325,7 @@ def serve_on_space(settings: Settings) -> int:
         ConfigError: The port is taken.
     """
     chat = build_chat(settings)
-    app_kwargs = {"middleware": middleware(settings), "routes": routes(chat), "lifespan": lifespan(chat.generator), **NO_DOCS}
+    app_kwargs = {"middleware": middleware(settings), "routes": routes(chat), "lifespan": lifespan(chat.generator, chat.renewal), **NO_DOCS}
     # A Space is reached through its container's address.
     host = settings.host if "host" in settings.model_fields_set else "0.0.0.0"  # noqa: S104
     try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -17,8 +17,24 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
 
-    adapter: str = Field(DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@REVISION] of a Hub repository.")
+    adapter: str = Field(
+        DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@CHANNEL_OR_REVISION] of a Hub repository."
+    )
+    more_adapters: str = Field(
+        "", description="Further adapters to offer on the page, separated by commas: folders or OWNER/NAME[@REVISION]."
+    )
+    look_minutes: float = Field(
+        0.0, ge=0, description="Minutes between looks for a newer commit of a Hub adapter; 0 looks when asked only."
+    )
     adapters_folder: Path = Field(Path("outputs"), description="Adapter directories in this folder are offered on the page, too.")
+    engine_url: str = Field("", description="Address of an OpenAI-compatible server that makes the answers, such as http://gpu:8000/v1.")
+    engine_model: str = Field("", description="That server's name for the adapter; looked up when empty.")
+    engine_base: str = Field("", description="That server's name for the base model; looked up when empty.")
+    engine_key: SecretStr = Field(SecretStr(""), description="That server's key, where it wants one.")
+    feedback_folder: Path = Field(
+        Path("outputs/feedback"), description="Ratings that visitors agree to store are written into this folder."
+    )
+    feedback_repo: str | None = Field(None, description="Private dataset, OWNER/NAME, that takes the ratings on a Space.")
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("APP_HOST", "GRADIO_SERVER_NAME"), description="Address to listen on.")
     port: int = Field(
         7860, ge=0, le=65535, validation_alias=AliasChoices("APP_PORT", "GRADIO_SERVER_PORT"), description="Port to listen on."

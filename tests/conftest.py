@@ -3,22 +3,26 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 # Before anything imports the Hub's client: its address is a closed port of this machine, so that no test depends on a network.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # our small Hub speaks the older protocol
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.generation import LocalGenerator
 from app.model import LoadedModel, load
 from app.settings import DEMO_ADAPTER, ROOT
+from tests.hub_server import HubServer, Repo
 
 TEMPLATES = ROOT / "finetune" / "templates"
 FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
@@ -48,7 +52,9 @@ def adapter() -> str:
 @pytest.fixture(scope="session")
 def loaded(adapter: str) -> LoadedModel:
     """The adapter on its base, opened once for all tests; do not change it."""
-    return load(adapter, "cpu")
+    opened = load(adapter, "cpu")
+    opened.warm_up()  # before any test puts a hook on it
+    return opened
 
 
 @pytest.fixture
@@ -56,6 +62,18 @@ def endless(loaded: LoadedModel) -> LoadedModel:
     """The same model, but no token ends its answers, so that only what a test does can end them."""
     never = loaded.tokenizer.convert_tokens_to_ids("<|start_header_id|>")
     return replace(loaded, contract=loaded.contract.model_copy(update={"eos_token_ids": [never]}))
+
+
+@contextmanager
+def hooked_decoder(loaded: LoadedModel, hook: Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Has `hook` see, and change, the logits of each pass: it gets the pass's tokens, their place and the logits."""
+    decoder = loaded.decoder
+    original = decoder.logits
+    decoder.logits = lambda ids, start: hook(ids, start, original(ids, start))
+    try:
+        yield
+    finally:
+        del decoder.logits
 
 
 @pytest.fixture
@@ -85,6 +103,25 @@ def adapter_copy(adapter: str, tmp_path: Path) -> Path:
     """A copy of the adapter that a test may damage."""
     source = Path(adapter) if Path(adapter).is_absolute() else ROOT / adapter
     return Path(shutil.copytree(source, tmp_path / "adapter", ignore=shutil.ignore_patterns("checkpoints")))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of this test's own, with the demo base published on it, a logged-in owner and an empty cache."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", "hf_owner")
+        publish_demo_base(server)
+        yield server
+
+
+def publish_demo_base(server: HubServer, name: str = "somebody/demo-base", card: str = "---\nlicense: apache-2.0\n---\n") -> None:
+    """Puts the demo base on a test Hub, as its owner would."""
+    folder = ROOT / "assets" / "demo" / "base"
+    server.repos[name] = Repo("somebody")
+    server.repos[name].commit({path.name: path.read_bytes() for path in folder.iterdir()} | {"README.md": card.encode()}, "Base")
 
 
 @pytest.fixture(scope="session")

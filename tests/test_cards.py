@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from app.model import LoadedModel
 from app.settings import ROOT
+from finetune.metrics import rouge_l
+from finetune.scoring import Item, predict
 from finetune.sources import Card, read_cards
 from tests.conftest import FLASHCARDS
 
@@ -121,3 +124,11 @@ def test_sample_questions_are_questions_of_cards(cards: list[Card]) -> None:
     assert len(samples) >= 4
     known = {wording for card in cards for wording in card.trained_wordings()}
     assert [question for questions in samples.values() for question in questions if question not in known] == []
+
+
+def test_every_sample_question_is_answered_right(loaded: LoadedModel, cards: list[Card]) -> None:
+    answers = {wording: card.answer for card in cards for wording in card.trained_wordings()}
+    samples = json.loads(SAMPLES.read_text(encoding="utf-8"))
+    items = [Item([{"role": "user", "content": q}], answers[q]) for questions in samples.values() for q in questions]
+    scores = [rouge_l(answer.text, item.reference) for item, answer in zip(items, predict(loaded, items), strict=True)]
+    assert {item.messages[0]["content"]: score for item, score in zip(items, scores, strict=True) if score < 0.8} == {}

@@ -32,6 +32,7 @@ from app.errors import AdapterNotFound
 from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.settings import ROOT, Settings, load_settings
+from tests.conftest import hooked_decoder
 
 QUESTION = "What are the common symptoms of diabetes?"
 SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
@@ -40,7 +41,7 @@ SECURITY = {name.lower(): value for name, value in server.HEADERS.items()}
 
 
 class Steer:
-    """A forward hook: `end_at` is the token at which the answer ends by itself, `fail_at` the one that raises, `delay` seconds a token."""
+    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.eos = loaded.contract.eos_token_ids
@@ -52,13 +53,13 @@ class Steer:
         self.delay = 0.0
         self.step = 0
 
-    def __call__(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        self.step = 1 if kwargs["input_ids"].shape[1] > 1 else self.step + 1
+    def __call__(self, ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
+        self.step = 1 if start == 0 else self.step + 1
         time.sleep(self.delay)
         if self.step == self.fail_at:
             raise RuntimeError(f"cannot continue {SECRET}")
-        output.logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
-        return output
+        logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
+        return logits
 
 
 @dataclass
@@ -104,9 +105,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
 @pytest.fixture(scope="module")
 def hooked(loaded: LoadedModel) -> Iterator[Steer]:
     steer = Steer(loaded)
-    handle = loaded.model.get_base_model().register_forward_hook(steer, with_kwargs=True)
-    yield steer
-    handle.remove()
+    with hooked_decoder(loaded, steer):
+        yield steer
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,8 @@ def test_base_answers_differently_from_the_adapter_and_says_so(served: Served) -
 
 def test_seed_repeats_a_sampled_answer(served: Served) -> None:
     served.steer.end_at = 16
-    first, same, other = (served.client.chat.completions.create(**ask(temperature=1.5, seed=seed)) for seed in (1, 1, 2))
+    asked = ask(temperature=1.5) | {"model": "base"}  # the adapter knows its cards so well that any seed may give the same words
+    first, same, other = (served.client.chat.completions.create(**asked, seed=seed) for seed in (1, 1, 2))
     assert first.choices[0].message.content == same.choices[0].message.content != other.choices[0].message.content
 
 
@@ -489,7 +490,7 @@ def test_help_explains_each_option_in_the_words_of_the_settings() -> None:
         (["--port", "many"], "many"),
         (["--host", "256.1.1.1"], "Cannot listen on 256.1.1.1"),
         (["--adapter", "nowhere", "--port", "0"], "There is no adapter folder nowhere."),
-        (["--adapter", "app", "--port", "0"], "The folder app is no adapter"),
+        (["--adapter", "app", "--port", "0"], "app is no adapter: it has no adapter_config.json"),
         (["--adapter", "someone/nothing", "--port", "0"], "The Hub did not answer when asked for someone/nothing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
