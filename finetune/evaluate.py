@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import logging
 import platform
-import random
 import subprocess
 import time
 from dataclasses import asdict, dataclass, field
@@ -29,7 +28,7 @@ from finetune.exams import card_exam, read_exam, run_exam
 from finetune.gate import gate
 from finetune.metrics import Mean, rounded
 from finetune.notices import notice_rates
-from finetune.questions import QuestionSet, data_sets, digest, held_out_items
+from finetune.questions import QuestionSet, data_sets, digest, held_out_items, sample
 from finetune.ratings import read_ratings, write_sheet
 from finetune.report import render
 from finetune.safety_suite import PROMPTS, read_prompts, run_safety
@@ -197,7 +196,7 @@ def run_notices(loaded: LoadedModel, cards: list[Card], options: Options, journa
         kind: [Item([{"role": "user", "content": row["question"]}], "") for row in rows if row["kind"] == kind][:limit]
         for kind in sorted({row["kind"] for row in rows})
     }
-    known = held_out_items(cards if limit is None else random.Random(0).sample(cards, min(limit, len(cards))))
+    known = held_out_items(sample(cards, limit))
 
     def answers(items: list[Item], name: str) -> list[Prediction]:
         return predict(loaded, items, max_new_tokens=options.max_new_tokens, name=name, journal=journal)
