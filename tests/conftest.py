@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from app.model import LoadedModel, load
 from app.settings import DEMO_ADAPTER, ROOT
 from tests.hub_server import HubServer, Repo
 
+SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
 TEMPLATES = ROOT / "finetune" / "templates"
 FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
 
@@ -74,6 +76,35 @@ def hooked_decoder(loaded: LoadedModel, hook: Callable[[torch.Tensor, int, torch
         yield
     finally:
         del decoder.logits
+
+
+class Steer:
+    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.eos = loaded.contract.eos_token_ids
+        self.reset()
+
+    def reset(self) -> None:
+        self.end_at: int | None = 12
+        self.fail_at: int | None = None
+        self.delay = 0.0
+        self.step = 0
+
+    def __call__(self, ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
+        self.step = 1 if start == 0 else self.step + 1
+        time.sleep(self.delay)
+        if self.step == self.fail_at:
+            raise RuntimeError(f"cannot continue {SECRET}")
+        logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
+        return logits
+
+
+@pytest.fixture(scope="module")
+def hooked(loaded: LoadedModel) -> Iterator[Steer]:
+    steer = Steer(loaded)
+    with hooked_decoder(loaded, steer):
+        yield steer
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import torch
 import uvicorn
 
 import app as app_package
@@ -32,34 +31,11 @@ from app.errors import AdapterNotFound
 from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.settings import ROOT, Settings, load_settings
-from tests.conftest import hooked_decoder
+from tests.conftest import SECRET, Steer
 
 QUESTION = "What are the common symptoms of diabetes?"
-SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
 HTTP = httpx.Client(timeout=30, verify=False)  # one for all: each would read the system's certificates anew
 SECURITY = {name.lower(): value for name, value in server.HEADERS.items()}
-
-
-class Steer:
-    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.eos = loaded.contract.eos_token_ids
-        self.reset()
-
-    def reset(self) -> None:
-        self.end_at: int | None = 12
-        self.fail_at: int | None = None
-        self.delay = 0.0
-        self.step = 0
-
-    def __call__(self, ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
-        self.step = 1 if start == 0 else self.step + 1
-        time.sleep(self.delay)
-        if self.step == self.fail_at:
-            raise RuntimeError(f"cannot continue {SECRET}")
-        logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
-        return logits
 
 
 @dataclass
@@ -100,13 +76,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()
-
-
-@pytest.fixture(scope="module")
-def hooked(loaded: LoadedModel) -> Iterator[Steer]:
-    steer = Steer(loaded)
-    with hooked_decoder(loaded, steer):
-        yield steer
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.settings import load_settings
-from tests.conftest import hooked_decoder
-from tests.test_server import Served, Steer, running, wait_for
+from tests.conftest import Steer
+from tests.test_server import Served, running, wait_for
 
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
@@ -70,13 +70,6 @@ def open_page(chromium: Browser, contexts: dict[str, BrowserContext]) -> Iterato
     yield opened
     for page in pages:
         page.close()
-
-
-@pytest.fixture(scope="module")
-def hooked(loaded: LoadedModel) -> Iterator[Steer]:
-    steer = Steer(loaded)
-    with hooked_decoder(loaded, steer):
-        yield steer
 
 
 @pytest.fixture(scope="module")
