@@ -10,6 +10,7 @@ Knows one model; nothing of requests, text or threads. Must always be called fro
 
 import logging
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -85,6 +86,12 @@ def _copy_bytes(llama: Any) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * size * config.hidden_size
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size) * llama.dtype.itemsize
+
+
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """The one stream that graphs are captured on: cuBLAS keeps 32 MiB of work space for each stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def _dequantised(layer: Any) -> Tensor:
@@ -178,6 +185,7 @@ class Decoder:
         self._adapter: str | None = ""  # nothing has been merged yet
         self._graphs: dict[int, _Graph] = {}
         self.with_kernels = False
+        self._work: Any = None
         self._logits = torch.zeros(1, config.vocab_size, device=self.device, dtype=self.dtype)
 
     def _merged(self, *sources: Any) -> Tensor:
@@ -304,14 +312,14 @@ class Decoder:
 
     def _capture(self, tokens: int, pool: Any, run: Callable[[Tensor, Tensor, Tensor], None]) -> _Graph:
         inputs = [torch.zeros(length, dtype=torch.long, device=self.device) for length in (tokens, tokens, 1)]
-        side = torch.cuda.Stream(self.device)
+        side = _side_stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):  # the first passes compile, choose kernels and take work space, which a capture may not
             run(*inputs)
             run(*inputs)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=side):
             run(*inputs)
         return _Graph(graph, *inputs)
 
@@ -330,7 +338,7 @@ class Decoder:
 
         _, heads, slots, size = self._layers[0].cache.shape
         widths = self._group * heads, heads, size, self._layers[0].down.shape[1], slots
-        work = kernels.Workspace(*widths, like=self._embedding)
+        self._work = work = kernels.Workspace(*widths, like=self._embedding)  # lives as long as the graph that writes into it
 
         def run(ids: Tensor, positions: Tensor, last: Tensor) -> None:
             x = F.embedding(ids, self._embedding)[0]

@@ -156,6 +156,7 @@ class Answer:
         self.loaded: LoadedModel | None = None
         self.stopped = threading.Event()
         self.done = threading.Event()
+        self._begun = threading.Event()
         self.created_at = time.monotonic()
         self.started_at: float | None = None
         self.first_token_at: float | None = None
@@ -205,7 +206,7 @@ class Answer:
         """
         streamer = self._streamer
         if streamer is None:
-            if not self.done.wait(wait) and self._streamer is None:
+            if not self._begun.wait(wait):
                 if time.monotonic() - self.created_at > self._max_wait:
                     self.stop()
                     raise Busy(f"No answer within {self._max_wait:.0f} seconds: too many people are asking. Try again in a minute.", 30)
@@ -240,12 +241,14 @@ class Answer:
     def begin(self, tokenizer: Any) -> _Streamer:
         """For whoever makes the answer: it has left the queue, and this takes its text."""
         self._streamer = _Streamer(tokenizer, lambda: self._listener())
+        self._begun.set()
         return self._streamer
 
     def finish(self) -> None:
         """For whoever makes the answer: nothing more comes, and `error` or `finish_reason` says why."""
         self.finished_at = time.monotonic()
         self.done.set()
+        self._begun.set()
         self._listener()
 
 

@@ -49,15 +49,10 @@ def test_each_step_says_what_the_model_says(on_card: LoadedModel, use_adapter: b
             assert float((found - expected[place]).norm() / expected[place].norm()) < AGREEMENT["bfloat16"]
 
 
-def test_switching_captures_nothing_and_closing_gives_the_memory_back(
-    adapter: str, adapter_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_switching_captures_nothing(adapter: str, adapter_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captured = []
     capture = Decoder._capture
     monkeypatch.setattr(Decoder, "_capture", lambda *arguments: captured.append(arguments[1]) or capture(*arguments))
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
     generator = LocalGenerator(partial(load, decoders=WeakValueDictionary()), adapter)
     generator.wait_until_ready(120)
     warm = len(captured)
@@ -67,10 +62,21 @@ def test_switching_captures_nothing_and_closing_gives_the_memory_back(
     assert first == second and first[0] == first[2] != first[1]
     assert len(captured) == warm
     generator.close()
-    del generator
-    gc.collect()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_allocated() - before < 2**20
+
+
+def test_closing_gives_the_memory_back(adapter: str) -> None:
+    """All but the work space that cuBLAS keeps for each stream: so the second time is measured against the first."""
+    left = []
+    for _ in range(3):
+        generator = LocalGenerator(partial(load, decoders=WeakValueDictionary()), adapter)
+        generator.wait_until_ready(120)
+        text_of(generator.submit(ask(QUESTIONS[0])))
+        generator.close()
+        del generator
+        gc.collect()
+        torch.cuda.empty_cache()
+        left.append(torch.cuda.memory_allocated())
+    assert left[2] - left[0] < 2**20
 
 
 def test_a_seed_repeats_a_sampled_answer_on_the_card(on_card: LoadedModel) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +69,15 @@ def test_joining_rows_gives_the_loss_of_padding_them(train_module: Any, tmp_path
 
 
 def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module: Any, tmp_path: Path) -> None:
-    from app.model import load
     from finetune.config import load_config
 
     config = load_config("demo", SMALL | {"train_size": 200, "max_steps": 20, "output": str(tmp_path / "adapter"), "validation_size": 20})
     output = train_module.train(config)
     record = json.loads((output / "run.json").read_text())
     assert record["validation_history"] and record["loss_history"][-1]["memory_gib"] > 0
-    for device in ("cuda", "cpu"):
-        loaded = load(str(output), device=device)
-        assert loaded.probe.logit_change > loaded.probe.threshold
+    for device in ("cuda", "cpu"):  # in processes of their own: Unsloth has patched the models of this one for its card
+        code = f"from app.model import load; probe = load({str(output)!r}, {device!r}).probe; assert probe.logit_change > probe.threshold"
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_cards_of_a_step(train_module: Any, tmp_path: Path) -> None:
