@@ -39,6 +39,14 @@ _UNITS = {
     "litre": "l",
 }
 
+# A question for a figure, and what a text needs to hold one. "How far" and "what risk" ask for words as often.
+_ASKS_FOR_A_FIGURE = re.compile(r"\b(how (long|many|much|often|soon|old|likely)|(at )?what age|life expectancy)\b", re.IGNORECASE)
+_FIGURE = re.compile(
+    r"\d|\b(one|two|three|four|five|six|seven|eight|nine|ten|twelve|half|third|quarter|most|once|twice|daily|weekly|monthly|yearly"
+    r"|minutes?|hours?|days?|weeks?|months?|years?|lifelong|percent)\b",
+    re.IGNORECASE,
+)
+
 _WORD = re.compile(r"[a-z0-9]+")
 _STOPWORDS = frozenset(bm25s.stopwords.STOPWORDS_EN_PLUS)
 
@@ -111,6 +119,8 @@ class Evidence:
     def is_far(self, question: str, follow_up: bool = False) -> bool:
         """Whether the question is far from every card, so that an answer to it rests on nothing that was trained.
 
+        So is one that asks for a figure where the nearest card has none.
+
         Args:
             question: The question.
             follow_up: It comes after another question; with few words of its own ("How is it treated?") it cannot be judged alone
@@ -118,7 +128,10 @@ class Evidence:
         """
         if follow_up and len(set(_words(question))) < FEWEST_WORDS:
             return False
-        return self.nearness(question) < FAR_BELOW
+        if self.nearness(question) < FAR_BELOW:
+            return True
+        card = self.nearest(question, 1)[0]
+        return bool(_ASKS_FOR_A_FIGURE.search(question)) and not _FIGURE.search(f"{card.question} {card.answer}")
 
     def recited(self, question: str, answer: str, follow_up: bool = False) -> NearCard | None:
         """The training card that the answer is taken from, where it is not the card nearest to the question; else None.

@@ -49,6 +49,15 @@ def test_a_question_unlike_every_card_is_far(evidence: Evidence, question: str) 
     assert evidence.is_far(question)
 
 
+def test_a_question_for_a_figure_is_far_where_the_nearest_card_has_none(evidence: Evidence) -> None:
+    words = {"id": "x", "question": "How is rabies prevented after a bite?", "answer": "By washing the wound, vaccine and immunoglobulin."}
+    figures = words | {"answer": "By washing the wound, and vaccine on days 0, 3, 7 and 14."}
+    question = "How long after a bite is rabies prevented?"
+    assert Evidence([words]).is_far(question)
+    assert not Evidence([figures]).is_far(question)
+    assert not Evidence([words]).is_far("How is rabies prevented after a bite?")
+
+
 def test_cards_that_share_no_word_are_never_named(evidence: Evidence) -> None:
     assert [card.id for card in evidence.nearest("septic shock", count=4)] == ["a"]
     assert evidence.nearest("How do I bake sourdough bread?") == []
