@@ -38,6 +38,7 @@ _NUMBERS = itertools.count(2)  # names of adapters beside another on the same ba
 # random weights, which damp nothing, made 0.09 of it in bfloat16; one wrong weight makes more.
 AGREEMENT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
 
+WEIGHTS_FILE = "adapter_model.safetensors"
 CARDS_FILE = "training_cards.jsonl.gz"
 RUN_FILE = "run.json"
 
@@ -218,8 +219,8 @@ def _check_directory(directory: Path, name: str) -> None:
     hub.check_names(name, [path.name for path in directory.iterdir()])
     if not is_adapter_directory(directory):
         raise AdapterError(f"{name} is no adapter: it has no adapter_config.json. Give what `python -m finetune train` wrote.")
-    if not (directory / "adapter_model.safetensors").is_file():
-        raise AdapterError(f"{name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again.")
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise AdapterError(f"{name} has no {WEIGHTS_FILE}: the weights are missing. Fetch or train the adapter again.")
 
 
 def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
@@ -415,7 +416,7 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         probe=probe,
         base=base,
         base_revision=base_revision,
-        adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / "adapter_model.safetensors")[:16],
+        adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / WEIGHTS_FILE)[:16],
         device=device,
         dtype=dtype,
         adapter_name=adapter_name,
