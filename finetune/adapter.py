@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from app import contract as contracts
+from app.cards import CARDS_FILE
 from app.errors import ConfigError
-from app.model import CARDS_FILE, RUN_FILE, WEIGHTS_FILE
+from app.model import RUN_FILE, WEIGHTS_FILE
 from app.settings import ROOT
 from finetune import environment, plot
 from finetune.checkpoints import writing

@@ -11,7 +11,7 @@ import yaml
 from app.settings import ROOT
 
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
-APP = ["errors", "settings", "contract", "hub", "kernels", "decoder", "model", "generation", "remote", "renewal"]
+APP = ["errors", "settings", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "chat", "history", "offer", "record", "feedback"]
 APP += ["fragments", "theme", "panel", "ui", "api", "server", "deploy"]
 FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
