@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import openai
 
 from app import contract as contracts
+from app.cards import training_cards
 from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
 from app.generation import Answer, GenerationRequest, LocalGenerator, shorten
-from app.model import LoadedModel, open_tokenizer, public_name, read_cards, read_run, resolve_adapter
+from app.model import LoadedModel, open_tokenizer, public_name, read_run, resolve_adapter
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class RemoteGenerator:
         tokenizer = await asyncio.to_thread(open_tokenizer, adapter, directory, contract)
         name = await self._name(adapter)
         await self._check(contract, name)
+        run = read_run(directory)
         loaded = LoadedModel(
             name=adapter,
             model=None,
@@ -189,8 +191,8 @@ class RemoteGenerator:
             adapter_revision=None,
             device=f"server {_host(self._url)}",
             dtype="as the server chose",
-            run=read_run(directory),
-            cards=read_cards(directory),
+            run=run,
+            cards=training_cards(directory, run),
             load_seconds=time.perf_counter() - started,
         )
         self._opened[adapter] = loaded, name
