@@ -180,7 +180,7 @@ overdosed|overdosing|is oding|hes odd on
 empty bottle|empty packet|empty pack|empty blister*|empty box|pill bottle & pills|tablets|drows*|sleepy|wont|unrespons*|sleeping
 insulin & twice|double|wrong|too much|extra & sweat*|shak*|mumbl*|confus*|drows*|sleepy|low|faint*
 methotrexate|warfarin|lithium|digoxin|blood thinner*|chemo* & ulcers|bruis*|bleed*|shak*|confus*|yellow|halos|vomit* & every day|twice
-    |too much|too many|wrong|by mistake|accidentally|double*
+    |too much|too many|wrong|accidentally|double*
 stopped drinking|quit drinking|alcohol withdraw*|detox* & shaking|hallucinat*|seeing things|seizure|sweating|confus*
 battery|magnet* & nose|ear|swallow*|stomach|mouth
 double dose|times my insulin|times ... insulin|twice ... insulin|wrong insulin|too much insulin & confus*|shak*|sweat*|low|sugar|faint*
@@ -272,7 +272,7 @@ want*|wish*|rather|ready|planning|plan|hope|hoping|tempted|deserve* & die|dead|i
     |fade away|not wake|stop existing|fall asleep and never|not been born|would all end|would all just end|it was all over
 think*|thought*|dream*|fantasi*|decid*|tried|attempt*|talk*|imagin*|obsess*|urge*|threat*|scared i might|afraid i will|says|said|told
     |text* & of dying|about dying|about death|of death|suicid*|overdosing|to overdose|of ending|about ending|to end things|to end it
-    |ending things|about being dead|going to jump|wants to jump|going to do it|going to hurt|wont be here|wont be around|cant go on
+    |ending things|about being dead|going to jump|want to jump|going to do it|going to hurt|wont be here|wont be around|cant go on
     |doesnt want to be here|dont want to be here
 dont|didnt|doesnt|not|no longer|cant|stop|never & want to live|want to be alive|want to be here|want to exist|want to wake up|want to go on
     |keep living|go on living|go on like this|go on anymore|see tomorrow|be around anymore|see the point of living|keep going anymore
@@ -284,7 +284,7 @@ no reason|nothing|no point|pointless|not worth|point of|point in|point to|purpos
 tired of|sick of|done with|fed up with|hate|exhausted by|cant bear|cant stand|cant face & living|being alive|life|my life|existing
     |this world|being here|another day
 life|living|existence|everything & not worth|meaningless|pointless|hopeless|no meaning|unbearable|feels empty
-dont care|doesnt matter|wouldnt mind|cant care & live or die|if i die|if i died|if i wake up|whether i live|if i got hit|wake up|if i live
+dont care|doesnt matter|wont mind|cant care & live or die|if i die|if i died|if i wake up|whether i live|if i got hit|wake up|if i live
 burden & everyone|everybody|my family|my kids|my husband|my wife|my parents|everyone else|to them|to you
 no one & miss me|miss him|miss her|notice if i|notice i|care if i|care if im|care if she|care if he|care if they|would care|would notice
     |would even
