@@ -6,12 +6,13 @@ worry (`LESSON`, `PAST`, `SUPPOSED`, ...). An exam question about the same disea
 
 How to read a rule: each line is one rule; `&` joins groups of words that must stand near each other, in any order; `|` separates
 words of which one is enough; `pain*` is any word that begins so; `...` stands for up to three words; `_drug_` is any of `MEDICINE`,
-`_many_` a large number of pills; an indented line goes on with the rule above it. Case and apostrophes do not
-matter: "can't" is written cant.
+`_many_` a large number of pills; `not x` is "isn't x" too; an indented line goes on with the rule above it. Case and
+apostrophes do not matter, and words of many spellings have one (`SPELLINGS`): "can't" and "unable to" are written cant.
 
 What the rules do not cover: languages other than English, spelling far from usual, pictures of speech that name no symptom, what was
-said in earlier turns, emergencies not listed here. A clinician's question about "a patient" gets no notice. No notice means
-nothing: these rules warn, they do not judge how ill somebody is. Measured by `make safety`.
+said in earlier turns, emergencies not listed here. A clinician's question about "a patient" gets no notice, unless the
+patient is "here", "in front of me" or "just" fell ill. No notice means nothing: these rules warn, they do not judge how ill somebody
+is. Measured by `make safety`.
 """
 
 import re
@@ -62,52 +63,52 @@ chest*|breastbone|sternum & pain*|hurt*|ache*|aching|pressure|tight*|crush*|sque
 indigestion|heartburn & crushing|arm|jaw|sweat*|clammy
 left arm|both arms|jaw|shoulder blades & numb*|ache|aching|hurt*|pain*|heavy|tingl* & sweat*|clammy|breath*|nause*|grey|gray|dizzy|sick
     |faint
-heart attack|cardiac arrest|stroke|anaphyla*|sepsis|septic|aneurysm|meningitis|pulmonary embol*|preeclampsia|allergic reaction
-    & am i having|im having|is having|hes having|shes having|are having|might be having|could be having|having a|i think|thinks|might be
-    |could this be|could it be|is this|is it|happening|looks like|feels like|going into|gone into|going septic
-heart & stopped|isnt beating|not beating
+heart attack|cardiac arrest|stroke|anaphyla*|sepsis|septic|aneurysm|meningitis|pulmonary embol*|preeclampsia|allergic reaction & am i having
+    |im having|is having|hes having|shes having|are having|might be having|could be having|having a|i think|thinks|might be|could this be
+    |could it be|is this|is it|happening|looks like|feels like|going into|gone into|going septic
+heart & stopped|not beating
 no pulse|cant find ... pulse|cant feel ... pulse|doesnt have a pulse|in cardiac arrest
 heart & racing|pounding|hammering|fluttering|galloping & faint*|pass out|passing out|black out|blacking out|dizzy|lightheaded|breath*
 ripping|tearing & chest|back|belly|stomach|shoulder blades
 cold and clammy|clammy|ashen|gone grey|gone gray|drenched in sweat|sweating buckets|cold sweat* & arm|chest|jaw|breath*|faint*|pain*
     |pressure
 blood pressure|bp & 19*|20*|21*|22*|23*|24* & headache*|vision|chest|breath*|dizzy|blurr*|double|confus*|numb*
-pulse|heart rate & 16*|17*|18*|19*|20*|30|3* & dizzy|faint*|chest|breath*|weak
+pulse|heart rate|heart is going|heart going|beating at & 16*|17*|18*|19*|20*|30|32|34|35|36|38 & dizzy|faint*|chest|breath*|weak|pass out
+    |passing out|black out
 # stroke and head
-face|mouth|smile|cheek|eyelid & droop*|sag*|hanging|lopsided|crooked|slid*|slipp*|wonky|uneven|dropped|pulled down|gone slack|numb
-    |paraly*|evenly|lost feeling|asymmetr*|looks weird|looks funny|looks odd|looks strange|twisted
+face|mouth|smile|cheek|eyelid & droop*|sag*|hanging|lopsided|crooked|slid*|slipp*|wonky|uneven|dropped|pulled down|gone slack|numb|paraly*
+    |evenly|lost feeling|asymmetr*|looks weird|looks funny|looks odd|looks strange|twisted
 drool* & one side|corner|left|right|side of
 arm & drift*|keeps dropping|keeps falling|useless & left|right|one|face|smile|suddenly
 double vision|seeing double|stagger*|stumbl*|veering|walk straight|stand up straight|off balance|wobbl*|jelly & sudden*|all of a sudden
     |jumbled|slur*|one leg|vomit*|headache|since this morning|hit
 jumbled|garbled|scrambled|cant understand & saying|talk*|speech|words|speaking
 slur*|speech is garbled|talking gibberish|talking nonsense|speaking gibberish|cant get ... words out|words ... jumbled
-    |words ... come out wrong|words ... coming out wrong|not making ... sense|isnt making ... sense|making no sense|talking funny
-    |talks funny|talking weird|talking strange*|speaking strange*|speech is off|speech sounds|keeps dropping things|cant string
-    |lost ... speech
-cant talk|cant speak|cannot speak|unable to speak|cannot talk|stopped talking & sudden*|now|arm|face|side|properly|just|anymore
-left arm|right arm|left leg|right leg|left side|right side|left hand|right hand|one side|one arm|one leg|half ... body|half ... face
-    & numb*|weak*|limp|cant move|cannot move|wont move|cant lift|cant raise|wont work|stopped working|not working|floppy|dead|droop*
-    |tingl*
+    |words ... come out wrong|words ... coming out wrong|not making ... sense|making no sense|talking funny|talks funny|talking weird
+    |talking strange*|speaking strange*|speech is off|speech sounds|keeps dropping things|cant string|lost ... speech
+cant talk|cant speak|stopped talking & sudden*|now|arm|face|side|properly|just|anymore
+left arm|right arm|left leg|right leg|left side|right side|left hand|right hand|one side|one arm|one leg|half ... body|half ... face & numb*
+    |weak*|limp|cant move|wont move|cant lift|cant raise|wont work|stopped working|not working|floppy|dead|droop*|tingl*
 arm|leg|arms|legs & sudden*|all of a sudden|out of nowhere & numb*|weak*|limp|cant move|wont move|gave way|paraly*
-vision|sight|see|eye|eyes|blind & sudden*|all of a sudden|just now|an hour ago|minutes ago|this morning & lost|gone|black|blind|cant
-    |nothing|curtain|double|dark
+vision|sight|see|eye|eyes|blind & sudden*|all of a sudden|just now|an hour ago|minutes ago|this morning & lost|gone|black|blind|cant|nothing
+    |curtain|double|dark
 gone blind|went blind|cant see out of|lost ... vision|lost ... sight|curtain ... over
+eye|eyes|eyeball & hit|hits|poked|punctured|scratched|firework|shot|splash* & leaking|fluid|cant see|blood*|blurr*|gone|pop*
 headache|head & thunderclap|exploded|explosive|exploding|worst|splitting and|out of nowhere|sudden*|all of a sudden|like being hit
 stiff neck|neck is stiff|neck is so stiff & fever*|light|rash|confus*|feverish|temperature|scream*|sleepy|vomit*
 headache|head & stiff neck|neck is stiff|neck is so stiff|cant bend ... neck|cant touch ... chin|light hurts
 confus*|disorient*|doesnt know where|doesnt know who|doesnt recogni*|delirious|incoherent|muddled|rambling|not herself|not himself
-    |hallucinat*|out of it & sudden*|all of a sudden|just|now|fever*|temperature|fell|head|insulin|sugar|shiver*|infection|sun|heat
-    |today|urine|uti
-head|skull & hit|hits|banged|bumped|cracked|smacked|fell|fall|knock*|dropped & vomit*|throwing up|threw up|puk*|sick|sleepy|drows*
-    |confus*|passed out|knocked out|pupil*|fluid|unconsc*|blood thinner*|warfarin|wont wake|slurr*|seeing double|weird|funny
+    |hallucinat*|out of it & sudden*|all of a sudden|just|now|fever*|temperature|fell|head|insulin|sugar|shiver*|infection|sun|heat|today
+    |urine|uti
+head|skull|temple|forehead & hit|hits|banged|bumped|cracked|smacked|fell|fall|knock*|dropped & vomit*|throwing up|threw up|puk*|sick|sleepy
+    |drows*|confus*|passed out|knocked out|pupil*|fluid|unconsc*|blood thinner*|warfarin|wont wake|slurr*|seeing double|weird|funny
+    |eyes open
 fell|fall|fallen|dropped|crash*|knocked|came off|thrown off|tackled|collided & vomit*|throwing up|threw up|puk*|drows*|confus*|sleepy
     |passed out|unconsc*|wont wake|slurr*|not moving
 pupil* & bigger|different|unequal|blown|huge
 knocked out|knocked unconsc*
 # breathing and allergy
-cant ... breath*|cannot ... breath*|couldnt breath*|can barely breath*|can hardly breath*|barely breath*|hardly breath*|not breath*
-    |isnt breath*|doesnt breath*|stopped breath*|stops breath*|no longer breath*|unable to breath*
+cant ... breath*|cant breath*|barely breath*|hardly breath*|not breath*|doesnt breath*|stopped breath*|stops breath*|no longer breath*
 high pitched|whistling|crowing|seal|barking & breath*|inhal*
 too breathless|so breathless|too out of breath|panting|hunched|tripod & talk*|speak*|asthma|sats|oxygen|rest|sitting|sentence*
 struggl*|trouble|difficulty|breathing hard|hard|fighting|gasping|labo*red|harder|problems & breath*|air
@@ -124,34 +125,38 @@ hives|rash|welts|itch* & breath*|wheez*|throat|tongue|lips|faint*|dizzy|vomit*|s
 stung|sting|peanut*|nut|nuts|cashew*|shellfish|prawn*|shrimp|penicillin|antibiotic|amoxicillin|bee|wasp|hornet|bitten|allergic|allergy
     |contrast dye & swell*|swollen|wheez*|cant breath*|tongue|hives|welts|faint*|dizzy|collapsed|vomit*|passed out|throat is|puff*
 epipen|epi pen|adrenaline pen|autoinjector & used|gave|given|jabbed|after|dont have|expired
-cant finish ... sentence|cant complete ... sentence|cant say ... sentence|few words at a time|one word at a time
-inhaler|puffer|nebuli* & isnt doing|not doing|doing nothing|did nothing|used up|no help|not working|isnt working|doesnt work|not helping
-    |isnt helping|doesnt help|no effect|wont|empty|ran out|run out|no relief|nothing
+cant finish ... sentence|cant complete ... sentence|cant say ... sentence|one word at a time|couple of words|few words at a time
+    |few words out
+inhaler|puffer|nebuli*|salbutamol|ventolin & not doing|doing nothing|did nothing|used up|no help|not working|doesnt work|not helping
+    |doesnt help|no effect|wont|empty|ran out|run out|no relief|nothing|not touching
 asthma & bad|severe|worst|cant|attack & now|breath*|inhaler|talk|speak|sentence*|blue
 sucking in|caving in|pulling in|grunting|flaring & ribs|chest|breath*|baby|newborn|infant|skin|neck|nostrils
-drool*|cant swallow|unable to swallow|muffled & fever*|breath*|throat|voice|swollen|coin|swallowed
+drool*|cant swallow|muffled & fever*|breath*|throat|voice|swollen|coin|swallowed
 oxygen|o2|sats|spo2|saturation|oximeter & 6*|7*|80|81|82|83|84|85|86|87|88
 went down the wrong way|swallowed wrong|went down wrong & cant|blue|breath*|still|cough*
 # bleeding and injury
-bleed*|blood|nosebleed & wont stop|cant stop|not stopping|isnt stopping|doesnt stop|never stops|keeps coming|everywhere|spurt*|squirt*
-    |gush*|pour*|pump*|pool*|soak*|heav*|profuse*|a lot of|lots of|so much|too much|massive*|for an hour|over an hour|for hours
-    |an hour now|blood thinner*|warfarin|half an hour|minutes now|through ... towel*|through ... pad*|through ... bandage*
+bleed*|blood|nosebleed & wont stop|cant stop|not stopping|doesnt stop|never stops|keeps coming|everywhere|spurt*|squirt*|gush*|pour*|pump*
+    |pool*|soak*|heav*|profuse*|a lot of|lots of|so much|too much|massive*|for an hour|over an hour|for hours|an hour now|blood thinner*
+    |warfarin|half an hour|minutes now|through ... towel*|through ... pad*|through ... bandage*|badly|heavily
 vomit*|throw* up|threw up|cough* up|puk*|spit* up|bringing up|brought up & blood*|coffee ground*|clots
 stool*|poo*|poop* & black|tarry|tar|full of blood|bright red & dizzy|faint*|weak|pale|vomit*|blood thinner*|clammy
-stabbed|been shot|got shot|gunshot|impaled|cut ... artery|hit an artery|cut ... vein|severed|amputated|chopped ... off
-    |cut off ... finger*|cut ... finger off|sliced ... off|bone ... sticking out|bone is showing|bone coming out|through the skin
+stabbed|been shot|got shot|gunshot|impaled|cut ... artery|hit an artery|cut ... vein|severed|amputated|chopped ... off|cut off ... finger*
+    |cut ... finger off|sliced ... off|bone ... sticking out|bone is showing|bone coming out|through the skin
 hit by a car|hit by a truck|hit by a bus|run over|car crash|car accident|motorbike crash|motorcycle accident|fell off the roof
-    |fell off a roof|fell off a ladder|fell off the ladder|fell from a|fell down the stairs|fell out of a window & is|cant|wont|now
-    |bleed*|hurt*|head|back|neck|legs|just|not
-cant feel|cant move|numb & legs|toes|feet|arms & fell|accident|crash|neck|back|diving|dived|dove|groin|bladder|pee
+    |fell off a roof|fell off a ladder|fell off the ladder|fell from a|fell down the stairs|fell out of a window & is|cant|wont|now|bleed*
+    |hurt*|head|back|neck|legs|just|not
+cant feel|cant move|numb|tingl*|pins and needles & legs|toes|feet|arms & fell|accident|crash|neck|back|diving|dived|dove|groin|bladder|pee
 cant pee|cant urinate|wet myself|lost control ... bladder|incontinent|soiled & numb*|back|legs|saddle|groin
-drown*|underwater|under the water|pulled ... pool|pulled ... water|electrocuted|electric shock|struck by lightning|hanging from
-burn*|scald*|boiling|hot oil|hot tea|hot coffee|hot water|kettle|acid|bleach|chemical|alkali|lye|caustic|drain cleaner & face|eye|eyes
-    |blister*|whole|big|large|badly|all over|skin ... off|peeling|arm|legs|throat|chest|swallow*|drank|drunk
-soup|coffee|tea|oil|pan|pot|water|grease|kettle & hot|boiling & himself|herself|myself|itself|onto|all over|over his|over her|over my
-    |face|chest|scald*
+drown*|underwater|under the water|pulled ... pool|pulled ... water|electrocuted|struck by lightning|hanging from|live wire|shock from
+    |shocked by|electric shock
+burn|burns|burned|burnt|scald*|boiling|hot oil|hot tea|hot coffee|hot water|kettle|acid|bleach|chemical|alkali|lye|caustic|drain cleaner
+    |petrol|gasoline|ammonia|cement|oven cleaner & face|eye|eyes|blister*|whole|big|large|badly|all over|skin ... off|peeling|arm|legs
+    |throat|chest|swallow*|drank|drunk
+soup|coffee|tea|oil|pan|pot|water|grease|kettle & hot|boiling & himself|herself|myself|itself|onto|all over|over his|over her|over my|face
+    |chest|scald*
 kicked|punched|steering wheel|handlebar*|stepped on & stomach|belly|abdomen|side|ribs & hard|pain*|swollen|vomit*|pale
-soak* & through|everything|towel*|bandage*|pad|pads & cut|blood|bleed*|wound|pregnan*|gash
+soak* & through|everything|towel*|bandage*|pad|pads & cut|blood|bleed*|wound|pregnan*|gash|having the baby|had the baby|birth|minutes
+    |an hour|miscarr*
 gash|deep cut|deep wound & gaping|bone|artery|see fat|wont close|neck|spurt*|soak*
 snake|adder|viper|cobra|rattlesnake|copperhead|black widow|brown recluse|jellyfish & bit|bitten|bite|stung
 been hit by a car|got hit by a|just got hit by|was just hit by|hit by a train|trapped under|crushed by|crushed under
@@ -160,66 +165,71 @@ nail|knife|stick|glass|screwdriver|metal|fence|pole|arrow|bullet & stuck in|thro
     |in her eye|sticking out of
 rattlesnake|snake|viper|cobra|scorpion & got me|got my|got him|got her|struck|nipped
 # poisoning
-overdos*|od|odd|oding|ods & took|taken|on|think|has|have|pills|tablets|heroin|opioid*|paracetamol|tylenol|insulin|medication*|meds|may
-    |might|just|accident*
-took|taken|swallowed|ate|eaten|swallows|drank|drunk|gulped|downed|ingested|chewed|got into|chugged|sipped & whole bottle|bottle of
-    |too many|too much|handful|whole box|whole packet|entire|all of my|all of her|all of his|all my|all his|all her|battery|batteries
-    |magnet*|bleach|antifreeze|screen wash|windscreen wash|washer fluid|windshield fluid|de icer|detergent|_many_|cleaner|cleaning fluid
-    |chemical*|poison*|acid|perfume|sanitizer|sanitiser|glue|dettol|whole month*|months worth|weeks worth|months supply|kerosene
-    |laundry pod*|dishwasher|rat poison|weedkiller|weed killer|pesticide|paraquat|methanol|lamp oil|petrol|white spirit|turpentine
-    |drain cleaner|mushroom*|berries|nicotine|vape|edible*|twice the|three times the|ten times|10 times|several times|rest of the
-swallowed|ate|eaten|chewed|got into|gotten into|got hold of|sucking on & pills|tablets|medicine|medication*|meds|tylenol|paracetamol
-    |iron|vitamins|contraceptive*|cleaning|bleach|coin|glue
+overdos*|od|odd|oding|ods & took|taken|on|think|has|have|pills|tablets|heroin|opioid*|paracetamol|tylenol|insulin|medication*|meds|may|might
+    |just|accident*
+took|taken|swallowed|ate|eaten|swallows|drank|drunk|gulped|downed|ingested|chewed|got into|chugged|sipped & whole bottle|bottle of|too many
+    |too much|handful|whole box|whole packet|entire|all of my|all of her|all of his|all my|all his|all her|battery|batteries|magnet*|bleach
+    |antifreeze|screen wash|windscreen wash|washer fluid|windshield fluid|de icer|detergent|_many_|cleaner|cleaning fluid|chemical*|poison*
+    |acid|perfume|sanitizer|sanitiser|glue|dettol|whole month*|months worth|weeks worth|months supply|kerosene|laundry pod*|dishwasher
+    |rat poison|weedkiller|weed killer|pesticide|paraquat|methanol|lamp oil|petrol|white spirit|turpentine|drain cleaner|mushroom*|berries
+    |nicotine|vape|edible*|twice the|three times the|ten times|10 times|several times|rest of the|whole week*|a load of|loads of|a bunch of
+    |lots of
+swallowed|ate|eaten|chewed|got into|gotten into|got hold of|sucking on & pills|tablets|medicine|medication*|meds|tylenol|paracetamol|iron
+    |vitamins|contraceptive*|cleaning|bleach|coin|glue
 overdosed|overdosing|is oding|hes odd on
 empty bottle|empty packet|empty pack|empty blister*|empty box|pill bottle & pills|tablets|drows*|sleepy|wont|unrespons*|sleeping
 insulin & twice|double|wrong|too much|extra & sweat*|shak*|mumbl*|confus*|drows*|sleepy|low|faint*
+methotrexate|warfarin|lithium|digoxin|blood thinner*|chemo* & ulcers|bruis*|bleed*|shak*|confus*|yellow|halos|vomit* & every day|twice
+    |too much|too many|wrong|accidentally|double*
 stopped drinking|quit drinking|alcohol withdraw*|detox* & shaking|hallucinat*|seeing things|seizure|sweating|confus*
 battery|magnet* & nose|ear|swallow*|stomach|mouth
 double dose|times my insulin|times ... insulin|twice ... insulin|wrong insulin|too much insulin & confus*|shak*|sweat*|low|sugar|faint*
     |drows*
-carbon monoxide|co alarm|co detector|gas leak|fumes|mixed bleach & headache*|dizzy|sick|alarm|nause*|cough*|cant|breath*|faint*|confus*
-    |feel*
+carbon monoxide|co alarm|co detector|gas leak|fumes|mixed bleach|soot|house fire|breathed in smoke|inhaled smoke & headache*|dizzy|sick
+    |nause*|cough*|cant|breath*|faint*|confus*|feel*|hoarse|wont wake|alarm is|alarm went|alarm going|alarm has|alarm keeps|beeping
 fentanyl|heroin|oxy|opioid*|methadone|drunk|alcohol|drinking|vodka|xanax|ghb & wont wake|not waking|cant wake|blue|not breath*|barely
     |snoring|gurgl*|unrespons*|passed out|unconsc*
+snorted|mdma|ecstasy|molly|cocaine|coke|meth|ketamine|spice|bad pill|edible* & burning up|rigid|seeing things|chest|fitting|wont wake|blue
+    |boiling hot|heart
 seizure*|fit|fits|convuls* & having|has|had|just|still|wont stop|keeps|going on|minutes|pregnan*|never|first|now|another|in a row
 seizing|convulsing|fitting|jerking all over|shaking all over|shaking violently|shaking uncontrollabl*|body is jerking|twitching all over
-    |eyes rolled
+    |eyes rolled|just seized|seized again
 # not awake
-unconsc*|unrespons*|not respon*|isnt respon*|wont respond|doesnt respond|no response|cant wake|wont wake|not waking|cant be woken
-    |hard to wake|impossible to wake|difficult to wake|cant rouse|cannot wake|doesnt wake|not conscious|barely conscious
-    |drifting in and out|in and out of conscious*|lifeless
-passed out|collaps*|blacked out|fainted|keeled over|dropped to the floor|lying on the floor|went down & just|now|is|and|while|in front
-    |cant|wont|again|not|sudden*|still|keeps
+unconsc*|unrespons*|not respon*|wont respond|doesnt respond|no response|cant wake|wont wake|not waking|cant be woken|hard to wake
+    |impossible to wake|difficult to wake|cant rouse|doesnt wake|not conscious|barely conscious|drifting in and out|in and out of conscious*
+    |lifeless|hasnt woken|wont rouse|wont come round|barely respon*|hardly respon*|barely awake
+passed out|collaps*|blacked out|fainted|keeled over|dropped to the floor|lying on the floor|went down & just|now|is|and|while|in front|cant
+    |wont|again|not|sudden*|still|keeps
 # children and infection
 baby|newborn|infant|toddler|son|daughter|child|kid|little one|month old|months old|week old|weeks old|year old & floppy|limp|mottled
-    |isnt feeding|isnt drinking|feels cold|soft spot|wont feed|not feeding|not drinking|wont drink|no wet|not peeing|hasnt peed
-    |dry nappy|dry nappies|dry diaper*|sunken|bulging|grunting|blue|pale|listless|lethargic|barely moving|wont stop screaming
-    |high pitched|hard to wake|wont wake|too sleepy|very sleepy|unusually sleepy|not waking|breathing fast|stiff neck
-newborn|days old|day old|week old|weeks old|one month old|1 month old|two month old|2 month old & fever*|temp|temperature|hot|38*|39*
-    |40*|100*|101*|102*|103*|104*
-rash|spots|dots|blotches & doesnt fade|dont fade|wont fade|not fading|isnt fading|dont disappear|doesnt disappear|dont go away when
-    |doesnt go away when|glass|tumbler|press*|purple|spreading fast|fever*|temperature & fever*|temperature|glass|tumbler|press*|child
-    |baby|son|daughter|spreading|hot|drows*|sleepy|ill|unwell|purple
-fever*|temperature|infect*|flu|chills|rigors|shivering & confus*|muddled|rambling|not herself|not himself|mottled|floppy|stiff neck
-    |clammy|hands are freezing|fast heart*|racing|breathing fast|breathless|hardly peeing|not peeing|hasnt peed|cold hands|blotchy|limp
-    |delirious|light hurts|hallucinat*
+    |not feeding|not drinking|feels cold|soft spot|wont feed|wont drink|no wet|not peeing|hasnt peed|dry nappy|dry nappies|dry diaper*
+    |sunken|bulging|grunting|blue|pale|listless|lethargic|barely moving|wont stop screaming|high pitched|hard to wake|wont wake|too sleepy
+    |very sleepy|unusually sleepy|not waking|breathing fast|stiff neck
+newborn|days old|day old|week old|weeks old|one month old|1 month old|two month old|2 month old & fever*|temp|temperature|hot|38*|39*|40*
+    |100*|101*|102*|103*|104*
+rash|spots|dots|blotches & doesnt fade|dont fade|wont fade|not fading|dont disappear|doesnt disappear|dont go away when|doesnt go away when
+    |glass|tumbler|press*|purple|spreading fast|fever*|temperature & fever*|temperature|glass|tumbler|press*|child|baby|son|daughter
+    |spreading|hot|drows*|sleepy|ill|unwell|purple
+fever*|temperature|infect*|flu|chills|rigors|shivering & confus*|muddled|rambling|not herself|not himself|mottled|floppy|stiff neck|clammy
+    |hands are freezing|fast heart*|racing|breathing fast|breathless|hardly peeing|not peeing|hasnt peed|cold hands|blotchy|limp|delirious
+    |light hurts|hallucinat*
 chemo*|transplant|no spleen|neutropeni*|immunosuppress* & fever*|temperature|38*|39*|101*|102*|103*|shiver*|chills|rigors
 wound|leg|skin|redness|cut|infection & spreading|black|purple|red streak* & fast|hours|agony|fever*|excruciating|unbearable
     |out of proportion|severe
 # pregnancy and birth
 pregnan*|weeks along|weeks gone|trimester|gave birth|postpartum|after birth|miscarr* & bleed*|losing blood|gushing|seizure*|fit|fitting
     |convuls*|headache|seeing spots|flashing lights|blurry|blurred|seeing stars|vision|swollen|swelling|under ... ribs|upper belly
-    |blood pressure ... high|bp|severe pain|bad pain|terrible pain|sharp pain|awful pain|agony|faint*|passed out|collapsed
-    |stopped moving|not moving|isnt moving|havent felt|hasnt moved|not kicking|no kicks|stopped kicking|not felt|breath*|shoulder|soaked
-    |clot*
-baby ... coming|head ... crowning|crowning|see the head|cord ... out|cord ... hanging|cord ... neck|waters broke|water broke
-    |giving birth|in labour|in labor & now|right now|weeks|car|home|cord|green|bleed*|taxi|bathroom|help|cant
+    |blood pressure ... high|bp|severe pain|bad pain|terrible pain|sharp pain|awful pain|agony|faint*|passed out|collapsed|stopped moving
+    |not moving|havent felt|hasnt moved|not kicking|no kicks|stopped kicking|not felt|breath*|shoulder|soaked|clot*
+baby ... coming|head ... crowning|crowning|see the head|cord ... out|cord ... hanging|cord ... neck|waters broke|water broke|giving birth
+    |in labour|in labor|waters have|water has|into labour|into labor & now|right now|weeks|car|home|cord|green|bleed*|taxi|bathroom|help
+    |cant
 contractions & every minute|minutes apart|minute apart|two minutes|2 minutes|head|push*|bearing down
 feel the head|feel the babys head|needs to push|urge to push
 kick*|moved|movements|moving & hasnt|havent|no|stopped|less|fewer & weeks|baby|pregnan*|bump
 cord ... hanging|cord ... coming out|cord came out|baby is coming now|afterbirth
-baby & stopped moving|not moving|isnt moving|hasnt moved|havent felt|stopped kicking|no kicks & pregnan*|womb|belly|weeks|today|all day
-    |since|hours|inside
+baby & stopped moving|not moving|hasnt moved|havent felt|stopped kicking|no kicks & pregnan*|womb|belly|weeks|today|all day|since|hours
+    |inside
 # belly, sugar, heat, other
 stomach|belly|abdom*|tummy & rigid|hard as|board|worst pain|excruciating|agony|unbearable|severe*|doubled over|screaming|sudden*
 right side|lower right|bottom right & pain|stabbing|agony & fever*|vomit*|cant walk|cant stand|cant straighten
@@ -227,114 +237,140 @@ erection & hours
 vomit*|throwing up & green|bile & baby|newborn|months|weeks
 wet diaper*|wet nappy|wet nappies|peed & hasnt|none|no|not since|since yesterday|hours & baby|toddler|son|daughter|child|newborn|month*
 testic*|ball|balls|scrot*|nut & sudden*|severe|agony|unbearable|excruciating|twist*|swollen|vomit*|nause*|worst
-sugar|glucose|insulin|diabetic|diabetes & unconsc*|confus*|passed out|wont wake|shaking|sweating|vomit*|throwing up|fruity|acetone
-    |sleepy|drows*|breathing fast|cant keep|unrespons*|too low|very low|dropping|ketones|not making sense|in the 30s|in the 40s|says lo
-    |says hi|says high
+sugar|glucose|insulin|diabetic|diabetes|type 1|type one|ketones & unconsc*|confus*|passed out|wont wake|shaking|sweating|vomit*|throwing up
+    |fruity|acetone|sleepy|drows*|breathing fast|cant keep|unrespons*|too low|very low|dropping|ketones|not making sense|in the 30s
+    |in the 40s|says lo|says hi|says high|being sick
 hypo & cant|confus*|wont|drows*|unconsc*|swallow|shaking
 calf|leg & swollen|painful|sore|clot & breath*|chest|cough* blood
-stopped sweating|heatstroke|heat stroke|been in the sun|in the heat|heat wave|hot car|sauna|marathon & confus*|faint*|collaps*|hot
-    |vomit*|wont wake|stumbling|not making sense|dizzy|unconsc*|temperature|is
+stopped sweating|heatstroke|heat stroke|been in the sun|in the heat|heat wave|hot car|sauna|marathon & confus*|faint*|collaps*|hot|vomit*
+    |wont wake|stumbling|not making sense|dizzy|unconsc*|temperature|is
 hypothermi*|freezing|found ... in the snow|fell through ice|fell in ... water & stopped shivering|confus*|slurr*|blue|unconsc*|drows*
     |wont wake|stiff
 potassium & 6.5|6.8|7*|8* & now|lab*|told|called|came back
 """
 
 SELF_HARM = """
-kill|killed|killing|kills|hang|hanging|drown|shoot|end|ending|harm|harming|hurting|cutting|burning|starving|poison|overdose & myself
-    |himself|herself|themselves|themself|my life|his life|her life|their life
-hurt|cut|burn|scratch|punish & myself|my arms|my wrists|my thighs & on purpose|deliberate*|want|urge*|again|cope|feel*|stress*|release
-    |relief|deserve|cant stop
-suicid*|self harm*|selfharm*|unalive*|kms|kill my self
-want*|wish*|wanna|rather|ready|going|planning|plan|hope|hoping|tempted|deserve* & to die|die|dead|to be dead|i was dead|not exist
-    |disappear forever|never wake up|not wake up|not be here|never been born|cease to exist|be with ... in heaven
-dont|do not|didnt|doesnt|not|no longer|cant|stop|never & want to live|wanna live|want to be alive|want to be here|wanna be here
-    |want to exist|want to wake up|want to go on|keep living|go on living|go on like this|go on anymore|see tomorrow|be around anymore
-    |see the point of living|keep going anymore|take it anymore|do this anymore
-no reason|nothing|no point|pointless|not worth & to live|live for|in living|of living|to go on|going on|living|being alive
+kill|killed|killing|kills|hang|hanging|drown|shoot|end|ending|harm|harming|hurting|cutting|burning|starving|poison|overdose|gassing|shooting
+    |drowning|poisoning|stabbing|punching|hitting|suffocat* & myself|himself|herself|themselves|themself|my life|his life|her life
+    |their life|yourself
+cutting|slashing|slashed|carving & herself|himself|myself|her arms|his arms|my arms|wrist*|her legs|his legs|my legs|thighs|relapsed
+    |months clean|weeks clean|days clean
+cuts|marks|scars|burns & arm*|wrist*|thigh*|legs & did it|herself|himself|myself|hid*|long sleeves|on purpose
+hurt|cut|burn|burned|burnt|burning|scratch|scratched|punish|slit & myself|my arms|my wrists|my thighs|my skin & on purpose|deliberate*|want
+    |urge*|again|cope|when i feel|feel so|feel something|stress*|release|relief|deserve|cant stop|ashamed|guilty|secret|no one knows|upset
+    |angry|calm*|cigarette*|lighter
+hit|hitting|bang*|punch* & my head|the wall|a wall|walls & until it|upset|angry|on purpose|cope|stress*
+suicid*|self harm*|selfharm*|unalive*|kms|ctb|end it|end it all|ending it all|end everything|finish it all|take my own life
+    |taking my own life|take her own life|take his own life|took my own life|ending things|make it all stop|off myself|top myself
+    |end my suffering|goodbye note|goodbye letter|said goodbye to everyone|last goodbye*|final letter|given away ... things
+    |giving away ... things
+do something to myself|do something stupid|do something bad to myself|might hurt myself|going to hurt myself|want to hurt myself
+    |keep myself safe|safe from myself|dont trust myself|not safe with myself|danger to myself|im not safe|no one needs me|want to be gone
+    |gone for good|gone forever|no way out|only way out|no other way out|way out for me|no escape
+want*|wish*|rather|ready|planning|plan|hope|hoping|tempted|deserve* & die|dead|i was dead|not exist|disappear forever|never wake up
+    |not wake up|not be here|never been born|cease to exist|be with ... in heaven|hadnt been born|go to sleep forever|go to sleep and not
+    |fade away|not wake|stop existing|fall asleep and never|not been born|would all end|would all just end|it was all over
+think*|thought*|dream*|fantasi*|decid*|tried|attempt*|talk*|imagin*|obsess*|urge*|threat*|scared i might|afraid i will|says|said|told
+    |text* & of dying|about dying|about death|of death|suicid*|overdosing|to overdose|of ending|about ending|to end things|to end it
+    |ending things|about being dead|going to jump|want to jump|going to do it|going to hurt|wont be here|wont be around|cant go on
+    |doesnt want to be here|dont want to be here
+dont|didnt|doesnt|not|no longer|cant|stop|never & want to live|want to be alive|want to be here|want to exist|want to wake up|want to go on
+    |keep living|go on living|go on like this|go on anymore|see tomorrow|be around anymore|see the point of living|keep going anymore
+    |take it anymore|be on this earth|do life|face another day|live like this|do this anymore|deserve to live
+around|here & much longer|for long|after tonight|this time tomorrow & by choice|my choice|my own terms|goodbye|sorry
+no reason|nothing|no point|pointless|not worth|point of|point in|point to|purpose in|reason to|reason for|will to|desire to|motivation to
+    |cant see the point|see a future & to live|live for|in living|of living|to go on|going on|living|being alive|be alive|being here
+    |to carry on|carrying on|to exist|existing|keep going
 tired of|sick of|done with|fed up with|hate|exhausted by|cant bear|cant stand|cant face & living|being alive|life|my life|existing
     |this world|being here|another day
-life|living|existence|everything & not worth|isnt worth|meaningless|pointless|hopeless|no meaning|unbearable|feels empty
-dont care|doesnt matter|wouldnt mind|do not care|couldnt care & live or die|if i die|if i died|if i wake up|whether i live|if i got hit
-    |wake up|if i live
-burden & everyone|everybody|my family|my kids|my husband|my wife|my parents|everyone else
-nobody|no one|noone & miss me|notice if i|notice i|care if i|care if im|care if she|care if he|care if they|would care
-bought|have|got|loaded|found & rope|noose|gun|stockpil* & end|ready|use|plan|tonight|head|myself|do it
-slit*|blade|knife|razor & wrist*|her arms|his arms|my arms
-gun|rope|noose & on himself|on herself|on myself|on themselves|to my head
+life|living|existence|everything & not worth|meaningless|pointless|hopeless|no meaning|unbearable|feels empty
+dont care|doesnt matter|wont mind|cant care & live or die|if i die|if i died|if i wake up|whether i live|if i got hit|wake up|if i live
+burden & everyone|everybody|my family|my kids|my husband|my wife|my parents|everyone else|to them|to you
+no one & miss me|miss him|miss her|notice if i|notice i|care if i|care if im|care if she|care if he|care if they|would care|would notice
+    |would even
+bought|have|got|loaded|found|hid & rope|noose|gun|stockpil* & end|ready|use|plan|tonight|head|myself|do it
+i have a plan|ive a plan|ive got a plan|he has a plan|she has a plan|made a plan & the pills|my pills|the tablets|the means|the rope|a gun
+    |the date|the place
+gun|rope|noose|knife|pistol & on himself|on herself|on myself|on themselves|to my head|to his head|to her head|in my mouth|to my wrist*
+    |on my wrist*
+slit*|razor*|blade*|scissors|lighter & wrist*|her arms|his arms|my arm*|my thigh*|my skin|my leg*|on myself|my pillow
+belt|rope|noose|sheet & round ... neck|around ... neck
+overdos*|swallow*|took|taken|taking|drank|drunk|ate|injected|od|crash* & on purpose|deliberate*|intentional*|want to die|want to be dead
+    |dont want to wake|dont want to be here
+overdos*|od|took pills|took tablets|swallowed & broke up|left her|left him|our fight|an argument|a row
 pain|suffering|it|everything & to end & gone|good|forever|just want|be over
-be gone for good|gone forever|overdosed on purpose|overdose* & on purpose|deliberately
-saving up|stockpil*|hoard* & pills|tablets|meds|medication
+saving up|stockpil*|hoard*|saved up|lined up & pills|tablets|meds|medication|_drug_
+given away|giving away|gave away|sorted out|settled|put & my will|my affairs|affairs in order|my things|my dog|my cat|my stuff|belongings
+    |possessions & time|ready|goodbye|soon|tonight|peace|wont need
 give up on|giving up on|given up on & life|living|everything|myself
 better off & without me|dead|if i wasnt|if i were gone|if i was gone|without him|without her
-end it|end it all|ending it all|end everything|finish it all|take my own life|taking my own life|take her own life|take his own life
-    |took my own life|ending things|make it all stop|off myself|top myself|end my suffering|end my pain forever
-goodbye note|goodbye letter|suicide note|said goodbye to everyone|last goodbye*|given away ... things|giving away ... things|final letter
-jump*|step*|throw* & bridge|balcony|cliff|ledge|window|roof|overpass|in front of a train|in front of a bus|off the roof|off a building
-    |in front of a car|into traffic
-painless|quickest|easiest|peaceful|least painful|quick|surest & way to die|way to go|ways to die|way to end|death|suicide|to die
-how many|how much|what dose|which|enough|lethal|fatal|would & kill me|kill myself|to die|lethal dose|fatal dose|end my life
-    |never wake up|not wake up|to end it|finish me
-driv*|crash*|swerv*|steer* & into a tree|into a wall|off a cliff|off a bridge|into oncoming|off the road|into traffic & think*|thought
-    |want|feel like|urge|tempted|imagin*
-think*|thought*|dream*|fantasi*|plan*|decid*|tried|attempt*|talk*|imagin*|obsess*|scared i might|afraid i will|urge* & of dying
-    |about dying|about death|of death|killing myself|killing himself|killing herself|suicid*|of ending|about ending|to end things
-    |to end it|to kill myself|to kill himself|to kill herself|about being dead
-family|everyone|everybody|kids|children|they|world|people|husband|wife|parents & happier|better|easier|relieved|fine & i was gone
-    |without me|i wasnt|i werent|i were gone|i died|i disappeared|i didnt exist|i was dead|im gone
-pills|tablets|meds|insulin|bottle & in front of me|take them all|taking them all|all at once|at once|taking all|take all|all of them
-    & going|want*|think*|thought*|might|tempted|plan*|about to|urge|ready
-do something to myself|do something stupid|do something bad to myself|keep myself safe|safe from myself|dont trust myself
-    |not safe with myself|danger to myself
-cutting|burning|scratching|hitting|harming|hurting|punching|slashing|bruising & myself|herself|himself|her arms|his arms|my arms
-    |her wrist*|his wrist*|my wrist*|her legs|his legs|my legs|her thighs|my thighs
-point of|point in|purpose in|purpose to|reason to|reason for|will to|desire to|motivation to & live|being alive|living|go on|being here
-    |carry on|exist|existing|keep going
-decided|going to|time to|ready to|planning to|plan to|want to|about to & end things|leave this world|leave this life
-    |leave everyone forever|be with ... again in heaven|join ... in heaven
-shooting|hanging|killing|drowning|poisoning|harming|hurting|cutting|ending & himself|herself|themselves|myself
+left|wrote|found & a note|his note|her note & gone|missing|goodbye|phone|do it
+jump*|step*|throw*|run*|walk*|driv* & balcony|cliff|overpass|in front of a train|in front of a bus|off the roof|off a building
+    |in front of a car|into traffic|tracks|under a train|motorway|into the sea|into the river|viaduct|bridge|ledge|window|roof|train
+painless|quickest|easiest|peaceful|quick & death|suicide
+looking up|looked up|look up|search*|googl* & tall building*|high building*|bridges|ways to end|ways to die|how to die|painless|train times
+    |nooses|knots
+standing|stood|sitting|stand|sit & bridge|ledge|roof|balcony|cliff|platform|railing*|tracks|edge of the & looking down|look down|jump*
+    |thinking|urge|pull|how high|over the edge
+driv*|crash*|swerv*|steer* & into a tree|into a wall|off a cliff|off a bridge|into oncoming|off the road|into traffic & think*|thought|want
+    |feel like|urge|tempted|imagin*
+family|everyone|everybody|kids|children|they|world|people|husband|wife|parents & happier|better|easier|relieved|fine & i was gone|without me
+    |i wasnt|i werent|i were gone|i died|i disappeared|i didnt exist|i was dead|im gone
+pills|tablets|meds|insulin|bottle & in front of me|take them all|taking them all|all at once|at once|taking all|take all|all of them & going
+    |want*|think*|thought*|might|tempted|plan*|about to|urge|ready
+decided|going to|time to|ready to|planning to|plan to|want to|about to & end things|leave this world|leave this life|leave everyone forever
+    |be with ... again in heaven|join ... in heaven
 worthless|hopeless|empty|broken|trapped|numb & die|dying|death|dead|cant go on|live
-cant cope|cant go on|cant carry on|cant keep going|cant keep living|cant face & anymore|any more|forever|life|living|like this
-want|need|wish & it all to stop|everything to stop|it to be over|it all to be over|it all to end|everything to end|it to end|to be gone
+cant cope|cant go on|cant carry on|cant keep going|cant keep living|cant face & anymore|forever|life|living|like this
+want|need|wish & it all to stop|everything to stop|it to be over|it all to be over|it all to end|everything to end|it to end
     |to be at peace forever|the world to end for me
 voice|voices & tell*|say*|order* & kill|hurt|die|jump|harm|end
 love*|miss* & goodbye|forgive me|wont be here|wont be around|not be around
-razor*|blade*|scissors|lighter & my wrist*|my arm*|my thigh*|my skin|my leg*|on myself
+inject* & himself|herself|themselves|myself & potassium|propofol|lethal|fatal|overdose
+still alive|still here|im alive & why am i|wish i wasnt|hate that|disappoint*|sorry i
 """
 
 # Asks for the means: such a question gets no answer.
 METHOD = """
 how do i|how to|how deep & slit|cut my wrist*|cut a vein|tie a noose|hang myself
 painless|quickest|easiest|peaceful|least painful|surest|fastest & way to die|ways to die|way to end it|way to kill
-how long & to die|to bleed out|to suffocate & hanging|wrist*|overdos*|pills|carbon monoxide|jump*|drown*|bleed out|suffocat*|cutting
-how many|how much|what dose|which|lethal|fatal|painless|quickest|easiest|peaceful|least painful|best way|surest|fastest|how do i
-    |how can i|how to|ways to|would it take|enough|would & kill me|kill myself|killing myself|to die|lethal dose|fatal dose|end my life
-    |ending my life|never wake up|end it all|hang myself|unalive*|die from an overdose|be dead
+painless|least painful & way to go
+how long|does it hurt|would it hurt|will it hurt|is it quick|is it painful & to die|to bleed out|to suffocate|to drown|to hang & hanging
+    |wrist*|overdos*|pills|carbon monoxide|jump*|drown*|bleed out|suffocat*|cutting
+how many|how much|what dose|which|painless|quickest|easiest|peaceful|least painful|best way|surest|fastest|how do i|how can i|how to|ways to
+    |would it take|enough|would|is it quick|what dosage|lethal|fatal & kill me|kill myself|killing myself|to die|lethal dose|fatal dose
+    |end my life|ending my life|never wake up|end it all|hang myself|unalive*|die from an overdose|be dead|to end it|finish me|hang yourself
+lethal|fatal|deadly & pills|tablets|drug|drugs|dose|amount|combination|_drug_ & for me|for myself|my weight|my size
+take|swallow|inject & all of these|all of them|all these|all of my|_many_ & will i die|would i die|kill me
 """
 
 DOSES = """
 how do i|how should i|how would i|how can i|when do i|when should i|where do i & taper|take|come off|stop|use|wean|inject|space|titrate
     |switch|give
-alcohol|wine|beer|drink|drinking|drive|driving|grapefruit|smoke & on|with|while|taking|after|before & can|safe|ok|okay|should|allowed|fine
-husbands|wifes|friends|mums|moms|dads|sisters|brothers|someone elses|leftover|expired|out of date|old|dogs|ran out|run out & use|take
-    |taking|share|until|borrow|can i|should i|ok
-would|will|is & _drug_ & alright|all right|ok|okay|enough|safe|too much|a lot|too strong|normal|hurt|harm
+alcohol|wine|beer|drink|drinking|drive|driving|grapefruit|smoke & on|with|while|taking|after|before & can|safe|ok|should|allowed|fine
+husbands|wifes|friends|mums|moms|dads|sisters|brothers|someone elses|leftover|expired|out of date|old|dogs|ran out|run out & use|take|taking
+    |share|until|borrow|can i|should i|ok|start|do i
+would|will|is & _drug_ & ok|enough|safe|too much|a lot|too strong|normal|hurt|harm|allowed
+am i allowed|allowed|is it safe|safe together|can i do|is it ok & _drug_ & with|while|together|high|after|more|again|too|on|do
 how much|how many|what amount & _drug_
 what happens|what if|what would happen & take|took|mix|miss|skip|double|stop
-do i|must i|need to|have to|supposed to|meant to & take|inject|skip|double|stop & _drug_
+do i|must i|need to|have to|supposed to|meant to & take|inject|skip|double|stop|finish|complete|continue & _drug_
 dose|_drug_ & high|too high|low|too low|right|enough|maximum|correct & is
 lower|reduce|increase|raise|change|adjust|cut down|cut back|go up on|go down on|bump & _drug_|dose
 taper|wean|come off|coming off|get off|quit & _drug_
 how much|how many|what dose|which dose|what dosage|what is the dose|right dose|correct dose|dose|dosage|max|maximum|safe amount & take
-    |taking|give|giving|inject|use|have|need|put|swallow|apply|safely|for me|for my|should i|can i|do i|she can have|he can have
-can|could|would|should|may|shall|is it ok*|is it okay|ok|okay|safe|alright|all right|fine|dangerous|bad|allowed & take|taking|give
-    |giving|mix|mixing|combine|combining|double|doubling|increase|increasing|up|raise|lower|lowering|reduce|cut|halve|split|skip
-    |skipping|stop|stopping|quit|restart|swap|switch|crush|wean|taper|come off|coming off|go off|have
+    |taking|give|giving|inject|use|have|need|put|swallow|apply|safely|for me|for my|should i|can i|do i|she can have|he can have|my size
+    |my weight|my age|someone my
+can|could|would|should|may|shall|is it ok*|ok|safe|fine|dangerous|bad|allowed & take|taking|give|giving|mix|mixing|combin*|doubl*|increas*
+    |up|rais*|lower*|reduc*|cut|halv*|split|skip*|stop|stopping|stopped|quit|restart*|swap*|switch*|crush*|wean*|taper*|come off|coming off
+    |go off|have
 forgot|missed|skipped|miss|forgotten & dose|doses|pill|pills|tablet*|shot|injection|insulin|medic*|meds|antibiotic*|_drug_
 spat|spit|vomit*|threw|brought & out|up & _drug_
 my dose|dose for me|dose do i|doubled up|dose should i & _drug_|on|of
-took|taken|given|gave|had|accidentally & two|twice|2x|an extra|double|extra|too much|wrong|another|second & dose|doses|pill|pills
-    |tablet*|_drug_
+took|taken|given|gave|had|accidentally & two|twice|2x|an extra|double|extra|too much|wrong|another|second|in the morning|at night|too early
+    |too late|accidentally & dose|doses|pill|pills|tablet*|_drug_
 how often|how long|every how|when|how soon|how far apart|how late & take|give|another|next dose|again|keep taking|stop taking|stay on|use
+    |wait|between
 too much|too high|high enough|too low|enough|strong enough & mg|ml|mcg|units|dose|tablet*|pills|_drug_
 """
 
@@ -342,10 +378,11 @@ too much|too high|high enough|too low|enough|strong enough & mg|ml|mcg|units|dos
 MEDICINE = re.compile(
     r"\b(?:\w+(?:cillin|mycin|micin|oxacin|cycline|azole|prazole|pril|sartan|olol|dipine|statin|gliptin|gliflozin|glutide|formin|zepam|"
     r"zolam|"
-    r"lam|codone|morphone|triptyline|oxetine|traline|pram|faxine|azine|pentin|gabalin|barbital|profen|coxib|parin|xaban|gatran|setron|"
-    r"triptan|sone|solone|lone|terol|tidine|thiazide|semide|mab|vir|zosin|asteride|afil|caine|phylline|thyroxine|phen|idone|apine)s?|"
+    r"lam|codone|morphone|morph|triptyline|oxetine|traline|pram|faxine|azine|pentin|gabalin|barbital|profen|coxib|parin|xaban|gatran|setron|"
+    r"triptan|sone|solone|lone|terol|tidine|thiazide|semide|mab|vir|zosin|asteride|afil|caine|phylline|thyroxine|phen|idone|apine|dopa|lukast)s?|"
     r"\d+ ?(?:mg|mgs|milligrams?|mcg|micrograms?|ml|mls|cc|grams?|g|units?|iu|tablets?|pills?|caps(?:ule)?s?|puffs?|drops)|"
-    r"doses?|dosage|statins?|opioids?|beta blockers?|diuretics?|ppis?|ssris?|nsaids?|puffers?|water (?:tablets?|pills?)|pills?|tablets?|"
+    r"doses?|dosage|units of|(?:can|could|should) (?:i|we|he|she) (?:take|have|use) for|gaviscon|oramorph|"
+    r"statins?|opioids?|beta blockers?|diuretics?|ppis?|ssris?|nsaids?|puffers?|water (?:tablets?|pills?)|pills?|tablets?|"
     r"tabs|capsules?|medicines?|medications?|meds|drugs?|antibiotics?|painkillers?|pain (?:killers?|relievers?)|"
     r"sleeping pills|antidepressants?|blood thinners?|antihistamines?|steroids?|insulin|inhaler|puffs|injection|syrup|suppositor\w+|"
     r"patch(?:es)?|eye ?drops|birth control|contraceptives?|the pill|morning after pill|hormones?|vitamin \w+|vitamins|supplements?|"
@@ -365,8 +402,7 @@ MEDICINE = re.compile(
 _KIN = (
     r"husband|wife|partner|mom|mum|mam|mother|mama|dad|father|papa|parents?|son|daughter|child|kids?|baby|babys|toddler|newborn|infant|"
     r"brother|sister|bro|sis|twin|gran|granny|grandma|grandmother|nan|nana|grandpa|grandad|granddad|grandfather|grandson|granddaughter|"
-    r"aunt|"
-    r"auntie|uncle|cousin|niece|nephew|boyfriend|girlfriend|bf|gf|fianc\w*|friend|friends|mate|buddy|roommate|flatmate|housemate|"
+    r"aunt|auntie|uncle|cousin|niece|nephew|boyfriend|girlfriend|bf|gf|fianc\w*|friend|friends|mate|buddy|roommate|flatmate|housemate|"
     r"neighbou?rs?|coworker|"
     r"co-worker|colleague|boss|teacher|student|teammate|mother in law|father in law|stepson|stepdaughter|stepdad|stepmom|little (?:one|"
     r"boy|girl)"
@@ -377,7 +413,7 @@ SOMEBODY = re.compile(
     r"(?:this|that|the|some|an?|old|young|another) (?:\w+ )?(?:man|woman|guy|lady|girl|boy|kid|child|baby|person|bloke|dude|customer|"
     r"stranger|passenger|"
     r"coworker|colleague|neighbou?r|tourist|runner|player|gentleman|fella|driver|worker)s? (?:\w+ ){0,3}(?:here|next to|beside|"
-    r"in front of (?:me|us)|at (?:work|the|my)|on (?:the|my|our)|"
+    r"in front of (?:me|us)|at (?:work|the|my)|on (?:the|my|our)|collapsed|outside|"
     r"in (?:my|our|the)|just|who just|cant|wont)|some(?:one|body) (?:\w+ )?(?:here|just|is|has|in|at|on|next|beside|collapsed|fell|cant|"
     r"wont|took))\b"
 )
@@ -386,19 +422,19 @@ SOMEBODY = re.compile(
 DROPPED_I = re.compile(
     r"(?:^|[.!?,\n] ?)(?:\d+ weeks|pregnant|living feels|life (?:is|isnt|feels)|been|having|feeling|thinking|cant|cannot|dont|want|"
     r"wanna|just|tired|keep|keeps|woke|took|accidentally|forgot|missed|swallowed|hit|fell|havent|"
-    r"throwing|struggling|got|ate|drank|worst|theres no (?:point|reason|way)|whats the (?:point|use)|"
+    r"throwing|struggling|got|gone into|dislocated|burnt|stung|bitten|found|ate|drank|worst|theres no (?:point|reason|way)|"
+    r"whats the (?:point|use)|nothing left|no (?:reason|point) |kms|"
     r"(?:head|chest|throat|face|arm|leg|belly|stomach|tongue|lips|heart|vision|speech|eye|neck|back|skin)s? (?:feels?|hurts?|is|are|"
     r"went|just|started|keeps|has|have|swell\w*|wont|cant))\b"
 )
 URGENT = re.compile(
     r"\b(?:help|helpp+|its an emergency|is this an emergency|urgent help|asap|hurry|quick|quickly|please|pls|plz|right now|what (?:do|"
     r"should|can) (?:i|we) do|what now|sos|"
-    r"is this serious|should i (?:call|go)|do i need (?:to go|an ambulance|the er)|ambulance|911|999|112|er or|wont|cant)\b|!!"
+    r"is this serious|should i (?:call|go)|do i need (?:to go|an ambulance|the er)|ambulance|911|999|112|er or|wont|cant(?! wait))\b|!!"
 )
 NOW = re.compile(
     r"\b(?:now|right now|currently|at the moment|today|tonight|this (?:morning|afternoon|evening|minute)|again|still|just|minutes?|min|"
-    r"mins|hours?|"
-    r"suddenly|all of a sudden|since (?:yesterday|last night|this)|yesterday|last night|keeps)\b"
+    r"mins|hours?|suddenly|all of a sudden|since (?:yesterday|last night|this)|yesterday|last night|keeps)\b"
 )
 PRESENT = re.compile(
     r"\b(?:is|are|am|im|hes|shes|theyre|its|has|have|ive|cant|cannot|wont|isnt|arent|doesnt|dont|keeps?|feels?|hurts?|looks?|\w{3,}ing|"
@@ -421,8 +457,7 @@ DENIED = re.compile(
     r"fear of|risk of|chance of|chances of|odds of|prevent|preventing|avoid|avoiding|to stop|in case of|danger of|likely to have|"
     r"signs of|symptoms of|sign of|symptom of|"
     r"causes of|cause of|kinds of|types of|treatment (?:of|for)|managing|difference between|know about|learn about|read about|explain|"
-    r"meaning of|"
-    r"called|means|said to (?:have|be)|versus|vs|such as|like a)(?: \w+){0,2} $"
+    r"meaning of|called|means|said to (?:have|be)|versus|vs|such as|like a)(?: \w+){0,2} $"
 )
 # Not happening: somebody learns, teaches, writes or asks about people in general.
 LESSON = re.compile(
@@ -455,7 +490,9 @@ NEAR_ME = re.compile(r"\b(?:me|my|im|ive|us|our|we|here|just|right now|help|plea
 OWN_CHILD = re.compile(
     r"\b(?:my|our|i have an?|im an?|i am an?|hes|shes|he is|she is)(?: \w+){0,3} (?:\w+[ -])?(?:year|month|week|day)s?[ -]?old\b"
 )
-PATIENTS = re.compile(r"(?<!im a )(?<!i am a )(?<!as a )(?<!heart )(?<!cancer )(?<!dialysis )(?<!transplant )\bpatients?\b")
+PATIENTS = re.compile(
+    r"(?<!im a )(?<!i am a )(?<!as a )(?<!heart )(?<!cancer )(?<!dialysis )(?<!transplant )\bpatients?\b(?! (?:here|just|in front of)\b)"
+)
 SUPPOSED = re.compile(
     r"\b(?:if|when|whenever|in case|suppose|imagine|whether|how (?:do|can|would|could|should) (?:i|you|we|one|people) (?:tell|know|"
     r"recogni[sz]e|spot|identify|distinguish|help|treat|prevent|teach|assess|manage|detect))"
@@ -471,16 +508,33 @@ GENERAL = re.compile(
 )
 OWN = re.compile(
     r"\b(?:my|im|ive|i have|i am|i feel|i cant|i cannot|i just|i took|i got|he is|she is|hes|shes|he has|she has|he cant|"
-    r"she cant|his|her|me|our|"
-    r"this man|this woman|this guy)\b"
+    r"she cant|his|her|me|our|this man|this woman|this guy)\b"
 )
+# The usual form of words that people write in several ways, and of the commonest slips of the finger.
+SPELLINGS = {
+    "cant": r"(?<!that )(?<!which )can ?not|unable to|not able to|couldnt|cnat|carnt",
+    "wont": r"will not|wouldnt|refuses to",
+    "dont": r"do not",
+    "ok": r"okay|alright|all right",
+    "im": r"i am",
+    "want to": r"wanna|wanted to|wants to|wanting to",
+    "going to": r"gonna|gunna",
+    "anymore": r"any more|any longer",
+    "myself": r"my self|meself",
+    "no one": r"noone|nobody",
+    "sudden": r"suden|suddon",
+    "accidentally": r"accidently|accidentaly|by accident|by mistake|mistakenly",
+    "unconscious": r"unconcious|unconsious|unconcsious",
+    "ld50": r"(?:median )?lethal dose (?:50|fifty)|median lethal dose",
+    "seizure": r"siezure|seisure|seizur",
+    "breathing": r"breating|brething|breathin",
+    "suicide": r"suiside|sucide|suicde",
+}
 FIGURES_OF_SPEECH = re.compile(
     r"\b(?:through (?:my|his|her|the) nose|shaving|on the oven|playing (?:football|soccer|tennis|basketball)|dying (?:to know|"
     r"of (?:laughter|curiosity|boredom|embarrassment)|laughing)|die (?:laughing|of embarrassment|for)|kill(?:ing)? (?:me with|time|it|"
-    r"two birds)|"
-    r"to die for|killer|drop dead gorgeous|heart stopping|breathtaking|choking hazard|choking on my words|(?:i|we) choked up|"
-    r"takes my breath|"
-    r"panic(?:king)? about (?:my )?(?:exam|test))\b"
+    r"two birds)|to die for|killer|drop dead gorgeous|heart stopping|breathtaking|choking hazard|choking on my words|(?:i|we) choked up|"
+    r"takes my breath|panic(?:king)? about (?:my )?(?:exam|test))\b"
 )
 
 
@@ -516,7 +570,7 @@ def _is_self_harm(text: str) -> bool:
         sentence = _around(text, start, end, _SENTENCE)
         supposed = _is_supposed(sentence) and not re.search(r"\b(?:im|ive|my|me|myself|i (?:want|hurt|cut|feel|think|get))\b", sentence)
         own = re.search(r"\b(?:i|im|ive|me|myself|whats the (?:point|use))\b", sentence)
-        over = _is_over(text, start, end) and not re.search(r"\b(?:i|im|ive|myself)\b", _CLAUSE.split(sentence)[0])
+        over = _is_over(text, start, end) and not re.search(r"\b(?:i|im|ive|myself)\b", PAST.sub("", _CLAUSE.split(sentence)[0]))
         general = _is_general(sentence) and not own
         if _is_somebody(sentence) and not (general or supposed or over or FIGURES_OF_SPEECH.search(sentence)):
             return True
@@ -528,7 +582,7 @@ def _is_personal_dosing(text: str) -> bool:
         return False
     for start, end in _spans(DOSES, text):
         sentence = _around(text, start, end, _SENTENCE)
-        general = GENERAL.search(sentence) and not _PERSONAL.search(sentence)
+        general = (GENERAL.search(sentence) and not _PERSONAL.search(sentence)) or MECHANISM.search(sentence)
         if MEDICINE.search(text) and (_PERSONAL.search(text) or DROPPED_I.search(text)) and not (general or SUPPOSED.search(sentence)):
             return True
     return False
@@ -543,7 +597,8 @@ _ASKER = re.compile(
     r"\b(?:do|am|should|can|would|could|must|did|shall|will) i (?!having|dying|going to die|bleeding|choking)|"
     r"\bi (?:expect|prescribe|order|request|use|check)\b"
 )
-_PERSONAL = re.compile(rf"\b(?:i|im|ive|me|my|myself|we|our|(?:{_KIN}) (?:take|have))\b")
+_PERSONAL = re.compile(rf"\b(?:i|im|ive|me|my|myself|we|our|(?:should|can|could|may|would|does|has|give|for) (?:{_KIN}))\b")
+MECHANISM = re.compile(r"(?:^|[.!?] )(?:why|how (?:do|does) (?!i |we |my |you ))")
 _SENTENCE = re.compile(r"[.!?;\n]+(?= |$)|\n")
 _CLAUSE = re.compile(r"[.!?;\n]+(?= |$)|\n|,|\b(?:and|but|now)\b")
 # Letters over which groups of one rule may be spread: a dozen words.
@@ -590,6 +645,8 @@ def _plain(question: str) -> str:
     text = re.sub(r"[\u2019\u2018`]", "'", letters.lower())
     text = re.sub(rf"\b({_KIN})'s\b", r"\1 is", text).replace("'", "")
     text = re.sub(r"[-\u2010-\u2014/]", " ", text)
+    for usual, spelling in SPELLINGS.items():
+        text = re.sub(rf"\b(?:{spelling})\b", usual, text)
     text = re.sub(r"\b(type|class|grade|stage|phase|factor|axis|mobitz|group|angiotensin|complex|hepatitis) i\b", r"\1 one", text)
     text = re.sub(r"\b(?:tell|give|remind|show|teach|help) me (?=what|which|how|why|when|the|about|understand|all|a list|some)", "", text)
     return re.sub(r"[ \t]+", " ", text).strip()
@@ -616,7 +673,8 @@ def _group(words: str) -> re.Pattern[str]:
 
 
 def _literal(word: str) -> str:
-    return re.escape(word).replace(r"\ \.\.\.\ ", r" (?:\w+ ){0,3}").replace(r"\*", r"\w*")
+    pattern = re.escape(word).replace(r"\ \.\.\.\ ", r" (?:\w+ ){0,3}").replace(r"\*", r"\w*")
+    return re.sub(r"^not\\ ", "(?:not|isnt|arent|aint) ", pattern)
 
 
 def _spans(source: str, text: str) -> Iterator[tuple[int, int]]:

@@ -1,14 +1,18 @@
 """How well the rules for notices do on our examples, `python -m tests.safety [CARDS.jsonl ...]`; `make safety` runs it.
 
-Each line of tests/safety_examples.jsonl is a question in somebody's words and the kinds of notice that it should get. Most were
-written before the rules were last changed, and mistakes led to changes: on unseen questions recall is lower (see the last line).
+Each line of tests/safety_examples.jsonl is a question in somebody's words, the kinds of notice that it should get, and the batch in
+which it was written. Its mistakes led to changes of the rules, unless tests/safety_first_sight.json says otherwise: there stands, for
+each kind in a batch, what the rules did before they were changed for it. `n` questions had one kind each as their label, `hits` of
+them got its notice, and `found` questions of the whole batch did. What a new reader meets is nearer to first sight than to now.
 """
 
 import json
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import get_args
+from statistics import NormalDist
+from typing import Any, get_args
 
 from app.safety import Kind, find
 from app.settings import ROOT
@@ -16,36 +20,72 @@ from app.settings import ROOT
 log = logging.getLogger(__name__)
 
 EXAMPLES = Path(__file__).parent / "safety_examples.jsonl"
-# Recall at first sight of the third hundred of examples, before the rules were changed for them.
-FIRST_SIGHT = "On 110 examples at first sight, the rules not yet changed for them: recall 0.50 emergency, 0.53 self_harm, 0.60 dosing."
+FIRST_SIGHT = Path(__file__).parent / "safety_first_sight.json"
 
 
-def examples() -> list[dict[str, object]]:
-    """Rows with `text` and `kinds`."""
+def examples() -> list[dict[str, Any]]:
+    """Rows with `text`, `kinds` and `batch`."""
     return [json.loads(line) for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
 
 
-def counts(kind: Kind) -> tuple[int, int, int, int, list[str]]:
+def first_sight() -> list[dict[str, Any]]:
+    """Rows with `batch`, `mended_for` (the rules were changed for it since) and, for each kind, `n`, `hits` and perhaps `found`."""
+    rows: list[dict[str, Any]] = json.loads(FIRST_SIGHT.read_text(encoding="utf-8"))
+    return rows
+
+
+def unseen() -> set[int]:
+    """The batches for which the rules were not changed."""
+    return {row["batch"] for row in first_sight() if not row["mended_for"]}
+
+
+def counts(kind: Kind, batches: Collection[int]) -> tuple[int, int, int, int, list[str]]:
     """True positives, false positives, false negatives, true negatives, and the texts that were judged wrongly."""
     table = {(True, True): 0, (False, True): 0, (True, False): 0, (False, False): 0}
     wrong = []
     for row in examples():
-        wanted, found = kind in row["kinds"], kind in [finding.kind for finding in find(str(row["text"]))]
+        if row["batch"] not in batches:
+            continue
+        wanted, found = kind in row["kinds"], kind in [finding.kind for finding in find(row["text"])]
         table[wanted, found] += 1
         if wanted != found:
             wrong.append(f"{'missed' if wanted else 'alarm'}: {row['text']}")
     return table[True, True], table[False, True], table[True, False], table[False, False], wrong
 
 
-def main(files: list[str]) -> None:
-    """Prints the table, and the share of questions in files of cards that get a notice."""
-    log.info("%-10s %9s %9s %11s %11s", "notice", "examples", "others", "precision", "recall")
+def share(hits: int, n: int) -> str:
+    """A share with Wilson's 95% interval, for people. Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953."""
+    if not n:
+        return "none"
+    z = NormalDist().inv_cdf(0.975)
+    middle = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (hits * (n - hits) / n + z * z / 4) ** 0.5
+    return f"{hits}/{n} = {hits / n:.2f} [{middle - half:.2f}, {middle + half:.2f}]"
+
+
+def _log_table(title: str, batches: Collection[int]) -> None:
+    log.info("%s", title)
+    log.info("  %-10s %-30s %s", "notice", "precision", "recall")
     for kind in get_args(Kind):
-        hits, alarms, missed, quiet, wrong = counts(kind)
-        log.info("%-10s %9d %9d %11.3f %11.3f", kind, hits + missed, alarms + quiet, hits / (hits + alarms), hits / (hits + missed))
+        hits, alarms, missed, _, wrong = counts(kind, batches)
+        log.info("  %-10s %-30s %s", kind, share(hits, hits + alarms), share(hits, hits + missed))
         for text in wrong:
-            log.info("    %s", text)
-    log.info("%s", FIRST_SIGHT)
+            log.info("      %s", text)
+
+
+def main(files: list[str]) -> None:
+    """Prints the tables, and the share of questions in files of cards that get a notice."""
+    batches = {row["batch"] for row in examples()}
+    _log_table(f"Now, batches {sorted(batches - unseen())}, for which the rules were changed:", batches - unseen())
+    for batch in sorted(unseen()):
+        _log_table(f"Now, batch {batch}, for which the rules were not changed:", {batch})
+    for row in first_sight():
+        log.info("At first sight of batch %d:", row["batch"])
+        log.info("  %-10s %-30s %s", "notice", "precision", "recall")
+        for kind in get_args(Kind):
+            seen = row[kind]
+            precision = share(seen["hits"], seen["found"]) if "found" in seen else "not recorded"
+            log.info("  %-10s %-30s %s", kind, precision, share(seen["hits"], seen["n"]))
     for file in files or [str(ROOT / "assets" / "flashcards.jsonl")]:
         rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
         questions = [row.get("question") or row.get("input") or "" for row in rows]

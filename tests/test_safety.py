@@ -1,15 +1,16 @@
 """Which questions get a notice before the answer, and that the rules stay quick and quiet."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from app.safety import NOTICES, Kind, find
+from app.safety import DOSES, EMERGENCIES, METHOD, NOTICES, SELF_HARM, SPELLINGS, Kind, find
 from tests.conftest import FLASHCARDS
-from tests.safety import counts, examples
+from tests.safety import counts, examples, first_sight, share, unseen
 
 
 def kinds(question: str) -> list[str]:
@@ -25,9 +26,20 @@ def test_there_are_120_examples_of_both_sorts_and_none_twice() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_precision_and_recall_on_our_examples(kind: Kind) -> None:
-    hits, alarms, missed, _, wrong = counts(kind)
+    hits, alarms, missed, _, wrong = counts(kind, {row["batch"] for row in examples()} - unseen())
     assert hits / (hits + missed) >= 0.97, wrong
     assert hits / (hits + alarms) >= 0.95, wrong
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_no_batch_fares_worse_than_at_first_sight(kind: Kind) -> None:
+    for row in first_sight():
+        hits, _, missed, _, wrong = counts(kind, {row["batch"]})
+        assert hits / (hits + missed) >= row[kind]["hits"] / row[kind]["n"], wrong
+
+
+def test_a_share_carries_wilsons_interval() -> None:
+    assert share(8, 10) == "8/10 = 0.80 [0.49, 0.94]"  # as scipy.stats.binomtest has it
 
 
 @pytest.mark.parametrize(
@@ -50,6 +62,12 @@ def test_somebody_now_gets_a_notice_and_a_lesson_none(somebody: str, lesson: str
 def test_capitals_apostrophes_and_accents_do_not_matter() -> None:
     for text in ("I CAN'T BREATHE", "i cant breathe", "I can\u2019t breathe", "I c\u00e1n't breathe"):
         assert kinds(text) == ["emergency"], text
+
+
+@pytest.mark.parametrize("rules", [EMERGENCIES, SELF_HARM, METHOD, DOSES])
+def test_rules_use_the_spelling_that_questions_are_brought_to(rules: str) -> None:
+    words = {word.strip() for word in re.split(r"[|&\n]", rules)}
+    assert [word for word in words for spelling in SPELLINGS.values() if re.search(rf"\b(?:{spelling})\b", word)] == []
 
 
 def test_a_question_for_the_means_of_harm_gets_no_answer_and_grief_does() -> None:
