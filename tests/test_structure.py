@@ -13,7 +13,7 @@ from app.settings import ROOT
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
 APP = ["errors", "settings", "contract", "hub", "kernels", "decoder", "model", "generation", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "chat", "history", "offer", "record", "feedback"]
-APP += ["fragments", "theme", "panel", "ui", "api", "server", "deploy"]
+APP += ["fragments", "theme", "panel", "ui", "api", "server", "space", "plan", "deploy"]
 FINETUNE = ["rows", "forms", "sources", "feedback", "config", "pretrain", "families", "clean", "split", "tokens", "prepare", "data_page"]
 FINETUNE += ["encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += [
@@ -31,7 +31,7 @@ FINETUNE += [
     "evaluate",
 ]
 FINETUNE += ["licences", "card", "channels", "publish", "convert"]
-PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "server", "deploy", "__main__"}
+PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "server", "space", "plan", "deploy", "__main__"}
 
 # Libraries that only these modules may name.
 ONLY_IN = {
