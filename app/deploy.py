@@ -170,14 +170,14 @@ def down(repo: str) -> None:
     log.info("%s is paused: it costs nothing and answers nobody until `python -m app deploy apply`.", repo)
 
 
-def wait(repo: str, commit: str, seconds: float = START_SECONDS) -> None:
+def wait(repo: str, commit: str) -> None:
     """Waits until the Space runs a commit.
 
     Raises:
         DeployFailed: It failed, or takes too long.
     """
     began, said = time.monotonic(), ""
-    while (passed := time.monotonic() - began) < seconds:
+    while (passed := time.monotonic() - began) < START_SECONDS:
         with asking(repo) as api:
             runtime = api.get_space_runtime(repo)
         if runtime.stage != said:
@@ -193,7 +193,7 @@ def wait(repo: str, commit: str, seconds: float = START_SECONDS) -> None:
         if passed > SETTLE_SECONDS and (runtime.stage.endswith("ERROR") or runtime.stage in HALTED | {"NO_APP_FILE", "DELETING"}):
             raise DeployFailed(f"{repo} does not run: {runtime.stage}. `python -m app deploy logs` shows why.")
         time.sleep(POLL_SECONDS)
-    raise DeployFailed(f"{repo} does not run after {seconds:.0f} s ({said}). `python -m app deploy logs` shows what it is doing.")
+    raise DeployFailed(f"{repo} does not run after {START_SECONDS:.0f} s ({said}). `python -m app deploy logs` shows what it is doing.")
 
 
 def expected(deployment: Deployment) -> tuple[str, str]:
@@ -214,13 +214,12 @@ def expected(deployment: Deployment) -> tuple[str, str]:
     return revision, str(json.loads(contract)["golden"][0]["messages"][-1]["content"])
 
 
-def ask(deployment: Deployment, golden: tuple[str, str] | None, seconds: float = START_SECONDS) -> str:
+def ask(deployment: Deployment, golden: tuple[str, str] | None) -> str:
     """Asks the Space a golden question, once its model is open.
 
     Args:
         deployment: What has to run there.
         golden: What `expected` says; None where nobody gets an answer without a login.
-        seconds: How long the model may take to open.
 
     Returns:
         One sentence on what it answered.
@@ -230,7 +229,7 @@ def ask(deployment: Deployment, golden: tuple[str, str] | None, seconds: float =
     """
     with _client(deployment.repo, deployment.space.visibility == "private") as client:
         if golden is None:
-            _until(seconds, lambda: client.get("/healthz").status_code == 200)
+            _until(lambda: client.get("/healthz").status_code == 200)
             return f"{client.base_url} is up. It wants a login, so no question was asked: log in and ask one."
         revision, question = golden
         facts: dict[str, Any] = {}
@@ -242,7 +241,7 @@ def ask(deployment: Deployment, golden: tuple[str, str] | None, seconds: float =
                 raise DeployFailed(f"The Space cannot open its adapter: {str(facts.get('message'))[:300]}")
             return answer.status_code == 200
 
-        _until(seconds, ready)
+        _until(ready)
         if facts.get("adapter_revision") != revision:
             raise DeployFailed(
                 f"The Space answers with {facts.get('adapter_revision')}, and {deployment.space.adapter_name} is {revision}. "
@@ -265,15 +264,15 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
     return text
 
 
-def _until(seconds: float, holds: Callable[[], bool]) -> None:
+def _until(holds: Callable[[], bool]) -> None:
     """Asks again until something holds; a Space that starts or wakes up answers with pages of the platform's own."""
-    ends = time.monotonic() + seconds
+    ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
         with suppress(httpx.HTTPError, ValueError):
             if holds():
                 return
         time.sleep(POLL_SECONDS)
-    raise DeployFailed(f"The Space runs and is not ready after {seconds:.0f} s. `python -m app deploy logs` shows why.")
+    raise DeployFailed(f"The Space runs and is not ready after {START_SECONDS:.0f} s. `python -m app deploy logs` shows why.")
 
 
 def _client(repo: str, private: bool) -> httpx.Client:

@@ -13,7 +13,7 @@ import httpx
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceInfo, SpaceRuntime, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from app.errors import ConfigError, DeployFailed, HubUnavailable
+from app.errors import ConfigError, DeployFailed, HubUnavailable, UserError
 from app.space import NEVER, README, Space
 
 HUB_SECONDS = 120.0  # the Hub may be silent so long, after an upload, say
@@ -84,31 +84,32 @@ def asking(repo: str) -> Iterator[HfApi]:
         ) from error
     except HFValidationError as error:
         raise ConfigError(f"{repo} is no name that the Hub allows. Correct repository in spaces.yaml.") from error
-    except HfHubHTTPError as error:
-        status, said = error.response.status_code, " ".join(str(error.server_message or "").split())[:200]
-        if status == 402:
-            raise ConfigError(
-                f"The Hub wants to be paid for that first ({said or status}). See the account's billing page, or choose other hardware."
-            ) from error
-        if status in (401, 403):
-            raise ConfigError(
-                f"This account may not do that with {repo} ({status}). Take another repository, or a token that may."
-            ) from error
-        if status in (409, 412):
-            raise DeployFailed(f"{repo} was changed by somebody else meanwhile. Look at `python -m app deploy plan` again.") from error
-        if status < 500 and status != 429:
-            raise DeployFailed(
-                f"The Hub refused that ({status}{': ' + said if said else ''}). Correct spaces.yaml and try again."
-            ) from error
-        raise HubUnavailable(f"The Hub could not do that now ({status}). Run the same command again in a minute.") from error
     except (httpx.HTTPError, RuntimeError) as error:
         # The client wraps what breaks a large file's upload.
         broken = error.__cause__ if isinstance(error, RuntimeError) else error
+        if isinstance(broken, HfHubHTTPError):
+            raise _refusal(repo, broken) from error
         if not isinstance(broken, httpx.HTTPError):
             raise
         raise HubUnavailable(
             f"The connection to the Hub broke ({type(broken).__name__}). Run the same command again: it goes on."
         ) from error
+
+
+def _refusal(repo: str, error: HfHubHTTPError) -> UserError:
+    """What a status of the Hub means here, as a sentence with the cure."""
+    status, said = error.response.status_code, " ".join(str(error.server_message or "").split())[:200]
+    if status == 402:
+        return ConfigError(
+            f"The Hub wants to be paid for that first ({said or status}). See the account's billing page, or choose other hardware."
+        )
+    if status in (401, 403):
+        return ConfigError(f"This account may not do that with {repo} ({status}). Take another repository, or a token that may.")
+    if status in (409, 412):
+        return DeployFailed(f"{repo} was changed by somebody else meanwhile. Look at `python -m app deploy plan` again.")
+    if status < 500 and status != 429:
+        return DeployFailed(f"The Hub refused that ({status}{': ' + said if said else ''}). Correct what it names and try again.")
+    return HubUnavailable(f"The Hub could not do that now ({status}). Run the same command again in a minute.")
 
 
 def compare(deployment: Deployment, renew_secrets: bool = False) -> Plan:

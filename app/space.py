@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError, field_validator, model_validator
 
 from app.errors import ConfigError
 from app.hub import check_names, parse
@@ -27,11 +27,12 @@ Hardware = Literal["cpu-basic", "zero-a10g", "t4-small", "a10g-small", "l4x1", "
 FREE: set[str] = {"cpu-basic", "zero-a10g"}
 NEVER = -1
 
-# The settings that bound what visitors can have of the app.
+# The settings that bound what visitors can have of the app: its numbers, and rates such as "10/minute".
 LIMITS = {
     name: field
     for name, field in Settings.model_fields.items()
-    if {field.annotation, *get_args(field.annotation)} & {int, float} and name not in ("port", "threads", "look_minutes")
+    if ({field.annotation, *get_args(field.annotation)} & {int, float} or name.endswith("_limit"))
+    and name not in ("port", "threads", "look_minutes")
 }
 
 _NAME = r"^[A-Z][A-Z0-9_]*$"
@@ -70,8 +71,8 @@ class Space(_Strict):
     channel: str | None = Field(None, pattern=r"^[\w.-]+$")
     preload: list[Annotated[str, Field(pattern=_PRELOAD)]] = []
     login: bool = False
-    organization: str | None = None
-    limits: dict[str, int | float] = {}
+    login_organisation: str | None = None
+    limits: dict[str, int | float | str] = {}
     variables: dict[Variable, str] = {}
     secrets: dict[Variable, Variable] = {}
     page: Page
@@ -82,13 +83,13 @@ class Space(_Strict):
 
     @field_validator("limits")
     @classmethod
-    def _limits_of_the_app(cls, limits: dict[str, int | float]) -> dict[str, int | float]:
+    def _limits_of_the_app(cls, limits: dict[str, int | float | str]) -> dict[str, int | float | str]:
         for name, value in limits.items():
             if name not in LIMITS:
                 raise ValueError(f"{name} is no limit of the app.{_nearest(name, LIMITS)} There are: {', '.join(LIMITS)}")
             field = LIMITS[name]
             try:
-                TypeAdapter(Annotated[field.annotation, *field.metadata]).validate_python(value)  # type: ignore[arg-type]
+                TypeAdapter(Annotated[field.annotation, Strict(), *field.metadata]).validate_python(value)  # type: ignore[arg-type]
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}. {field.description}") from error
         return limits
@@ -101,11 +102,11 @@ class Space(_Strict):
             raise ValueError(
                 f"{self.hardware} costs money as long as it is awake: give sleep_time, 60 seconds or more, or {NEVER} for never"
             )
-        if self.organization and not self.login:
-            raise ValueError("organization says who may log in: switch login on, or leave it out")
+        if self.login_organisation and not self.login:
+            raise ValueError("login_organisation says who may log in: switch login on, or leave it out")
         if self.channel and (parse(self.adapter) is None or "@" in self.adapter):
             raise ValueError("channel goes with an adapter of the form OWNER/NAME")
-        taken = {"ADAPTER", *(name.upper() for name in self.limits)}
+        taken = {"ADAPTER", "LOGIN", "LOGIN_ORGANISATION", *(name.upper() for name in self.limits)}
         for name in self.variables:
             if name in taken:
                 raise ValueError(f"variables: {name} is set by another key of this file: leave it out")
@@ -124,7 +125,10 @@ class Space(_Strict):
     def environment(self) -> dict[str, str]:
         """Every variable that the Space gets; everybody can read them."""
         limits = {name.upper(): str(value) for name, value in self.limits.items()}
-        return {"ADAPTER": self.adapter_name, **limits, **self.variables}
+        login = {"LOGIN": "true"} if self.login else {}
+        if self.login_organisation:
+            login["LOGIN_ORGANISATION"] = self.login_organisation
+        return {"ADAPTER": self.adapter_name, **login, **limits, **self.variables}
 
 
 class _Loader(yaml.SafeLoader):
@@ -169,7 +173,9 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{place + ': ' if place else ''}{first['ctx']['error']}."
     allowed = first.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", ")
-    return f"{place} = {str(first['input'])[:60]!r} is not allowed: {first['msg']}.{_nearest(str(first['input']), allowed)}"
+    # A secret's value may stand there by mistake.
+    given = "" if first["loc"][0] in ("secrets", "variables") else f" = {str(first['input'])[:60]!r}"
+    return f"{place}{given} is not allowed: {first['msg']}.{_nearest(str(first['input']), allowed)} Correct it."
 
 
 def _nearest(word: str, known: Any) -> str:
@@ -190,8 +196,8 @@ def block(space: Space) -> str:
         values["preload_from_hub"] = space.preload
     if space.login:
         values["hf_oauth"] = True
-    if space.organization:
-        values["hf_oauth_authorized_org"] = space.organization
+    if space.login_organisation:
+        values["hf_oauth_authorized_org"] = space.login_organisation
     values |= {key: getattr(space.page, key) for key in ("license", "short_description")}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)}---\n"
 
