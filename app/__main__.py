@@ -2,6 +2,8 @@
 
 `python -m app replay FILE [--adapter PATH_OR_REPO]` makes the answers of a saved conversation again and says where they differ.
 
+`python -m app deploy check|plan|apply|status|logs|down` runs the app on a Hugging Face Space, as spaces.yaml says.
+
 Also runs by path, `python app/__main__.py`, as Hugging Face Spaces does.
 """
 
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from app import prepare_environment
 from app.errors import ConfigError, UserError
-from app.settings import Settings, load_settings
+from app.settings import ROOT, Settings, load_settings
 
 log = logging.getLogger("app")
 
@@ -31,8 +33,17 @@ OPTIONS = ("adapter", "more_adapters", "host", "port")
 def parser() -> argparse.ArgumentParser:
     """The command line; its help comes from the settings."""
     result = argparse.ArgumentParser(prog="python -m app", description="Chat in a browser with a fine-tuned model.")
-    result.add_argument("command", nargs="?", choices=["serve", "replay"], default="serve", help="what to do; serve is the default")
-    result.add_argument("file", nargs="?", metavar="FILE", help="for replay: a conversation that the page saved as JSON")
+    result.add_argument(
+        "command", nargs="?", choices=["serve", "replay", "deploy"], default="serve", help="what to do; serve is the default"
+    )
+    result.add_argument(
+        "argument",
+        nargs="?",
+        metavar="FILE|ACTION",
+        help="for replay: a conversation that the page saved as JSON; for deploy: check, plan, apply, status, logs or down",
+    )
+    result.add_argument("--config", type=Path, metavar="FILE", help="for deploy: the deployment file. Default: spaces.yaml.")
+    result.add_argument("--renew-secrets", action="store_true", help="for deploy: set secrets again that the Space has already.")
     for name in OPTIONS:
         field = Settings.model_fields[name]
         default = f" Default: {field.default}." if field.default != "" else ""
@@ -109,9 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
     try:
+        if options["command"] == "deploy":
+            from app import deploy
+
+            return deploy.run(options["argument"], options["config"] or ROOT / "spaces.yaml", options["renew_secrets"])
         settings = load_settings(**{name: options[name] for name in OPTIONS})
         if options["command"] == "replay":
-            return replay(settings, options["file"])
+            return replay(settings, options["argument"])
         if os.environ.get("SPACE_ID"):
             from app.server import serve_on_space
 

@@ -10,6 +10,7 @@ UserError
 |-- HubUnavailable         the Hub did not answer, or did not let us in
 |-- DataError              training data cannot be read
 |-- ConfigError            a setting is unknown or out of range
+|-- DeployFailed           the Space does not run as spaces.yaml says
 |-- StorageError           a file could not be written
 |-- TrainingFailed         training cannot go on
 |-- NotReady               the model is still loading, or could not be loaded
@@ -56,6 +57,10 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """A setting is unknown or out of range."""
+
+
+class DeployFailed(UserError):
+    """The Space does not run as spaces.yaml says."""
 
 
 class StorageError(UserError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import httpx
-from huggingface_hub import HfApi, get_session, snapshot_download
+from huggingface_hub import HfApi, get_session, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from app.errors import AdapterNotFound, HubUnavailable, UnsafeAdapter
+from app.errors import AdapterNotFound, ConfigError, HubUnavailable, UnsafeAdapter
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,31 @@ def asking(repo: str, seconds: float | None = None) -> Iterator[HfApi]:
         raise HubUnavailable(
             f"The Hub did not answer when asked for {short} ({type(error).__name__}). Check the network, or give a local folder instead."
         ) from error
+
+
+def account() -> str:
+    """The name of the account that is logged in, whose token may write as far as the Hub tells.
+
+    Raises:
+        ConfigError: Nobody is logged in, or the token is of no use.
+        HubUnavailable: The Hub does not answer.
+    """
+    if get_token() is None:
+        raise ConfigError("There is no token for the Hub here. Log in with `hf auth login`, or set HF_TOKEN to a token that may write.")
+    try:
+        who = HfApi().whoami()
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise ConfigError(
+                "The Hub does not know this token: it has expired, was revoked, or is mistyped. "
+                "Make one that may write at https://huggingface.co/settings/tokens and log in with `hf auth login`."
+            ) from error
+        raise HubUnavailable(f"The Hub did not answer ({error.response.status_code}). Try again in a minute.") from error
+    except httpx.HTTPError as error:
+        raise HubUnavailable(f"The Hub did not answer ({type(error).__name__}). Check the network and try again.") from error
+    if (who.get("auth", {}).get("accessToken") or {}).get("role") == "read":
+        raise ConfigError("This token may only read. Make one that may write at https://huggingface.co/settings/tokens.")
+    return str(who["name"])
 
 
 def pin(repo: str, asked: str | None) -> Pin:

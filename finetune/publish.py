@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from app import contract as contracts
 from app.cards import CARDS_FILE
 from app.contract import Contract
 from app.errors import AdapterError, AdapterNotFound, ConfigError, DataError, HubUnavailable
-from app.hub import asking, check_names, fetch, parse
+from app.hub import account, asking, check_names, fetch, parse
 from app.model import RUN_FILE, WEIGHTS_FILE, LoadedModel, find_folder, is_adapter_directory, load, resolve_base
 from finetune.card import Card, render, rows_of
 from finetune.channels import CHANNEL_SECONDS, check_channel, move, tags_of
@@ -97,7 +97,7 @@ def push(adapter: str, options: Options) -> Published:
             f"The adapter got worse and is not published: {'; '.join(refused)}. "
             'Train it better, or publish it all the same with --allow-regression "reason", which the card will show.'
         )
-    user = _log_in()
+    user = account()
     loaded = load(adapter)
     _check_same_weights(evaluation, loaded)
     contract = _published_contract(loaded, directory, options)
@@ -135,26 +135,6 @@ def _check_same_weights(evaluation: dict[str, Any], loaded: LoadedModel) -> None
             f"{EVALUATION_FILE} belongs to other weights ({measured}) than those of the folder ({loaded.adapter_revision}). "
             "Run `python -m finetune evaluate` again."
         )
-
-
-def _log_in() -> str:
-    """The account's name."""
-    if get_token() is None:
-        raise ConfigError("There is no token for the Hub here. Log in with `hf auth login`, or set HF_TOKEN to a token that may write.")
-    try:
-        who = HfApi().whoami()
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
-            raise ConfigError(
-                "The Hub does not know this token: it has expired, was revoked, or is mistyped. "
-                "Make one that may write at https://huggingface.co/settings/tokens and log in with `hf auth login`."
-            ) from error
-        raise HubUnavailable(f"The Hub did not answer ({error.response.status_code}). Try again in a minute.") from error
-    except httpx.HTTPError as error:
-        raise HubUnavailable(f"The Hub did not answer ({type(error).__name__}). Check the network and try again.") from error
-    if (who.get("auth", {}).get("accessToken") or {}).get("role") == "read":
-        raise ConfigError("This token may only read. Make one that may write at https://huggingface.co/settings/tokens.")
-    return str(who["name"])
 
 
 def _published_contract(loaded: LoadedModel, directory: Path, options: Options) -> Contract:

@@ -1,8 +1,9 @@
-"""A small Hub for tests: repositories, commits, tags and large files over HTTP, as far as `huggingface_hub` asks for them.
+"""A small Hub for tests: repositories, commits, tags, large files and Spaces over HTTP, as far as `huggingface_hub` asks for them.
 
     with HubServer() as hub:  # hub.url goes into HF_ENDPOINT; hub.tokens says who may do what
 
-Holds everything in memory, and can cut a connection, lose an answer or fall silent, as a real one does.
+A Space's repository is named spaces/OWNER/NAME, and `hub.start_space` runs its app. Holds everything in memory, and can cut a
+connection, lose an answer or fall silent, as a real one does.
 """
 
 import base64
@@ -24,6 +25,25 @@ Files = dict[str, bytes]
 
 
 @dataclass
+class Space:
+    """How a Space fares. It is built anew after each change, and runs what was committed by then."""
+
+    stage: str = "NO_APP_FILE"
+    hardware: str | None = None
+    requested: str = "cpu-basic"
+    sleep_time: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    sha: str = ""
+    host: str = ""
+    looks: int = 0  # until it has been built
+
+    def build(self) -> None:
+        if self.stage != "PAUSED":
+            self.stage, self.looks = "BUILDING", 2
+
+
+@dataclass
 class Repo:
     """One repository: commits by their id, and where branches and tags point."""
 
@@ -33,6 +53,7 @@ class Repo:
     main: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    space: Space | None = None
 
     def commit(self, files: Files, title: str) -> str:
         content = [title, self.main, *(f"{path} {_blob_id(data)}" for path, data in sorted(files.items()))]
@@ -65,6 +86,8 @@ class Faults:
     lose_commits: int = 0
     full: bool = False
     refuse: tuple[str, int] | None = None  # method, times
+    unpaid: bool = False
+    build: str = "RUNNING"  # the stage that building a Space ends in
 
 
 class HubServer:
@@ -76,6 +99,7 @@ class HubServer:
         self.tokens = {"hf_owner": "somebody", "hf_other": "another"}
         self.readers: set[str] = set()  # tokens that may only read
         self.faults = Faults()
+        self.start_space: Callable[[str, Files, dict[str, str]], str] = lambda name, files, environment: "http://127.0.0.1:9"
         self.requests: list[tuple[str, str]] = []
         server = self
 
@@ -114,22 +138,32 @@ class _Handler(BaseHTTPRequestHandler):
     """Routes; the paths are the Hub's own."""
 
     hub: HubServer
+    REPO = r"(?:models/|datasets/)?(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
     protocol_version = "HTTP/1.1"
     ROUTES: list[tuple[str, str, str]] = [
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
-        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+        ("POST", rf"/api/{REPO}/preupload/(?P<rev>[^/]+)", "preupload"),
+        ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", "batch"),
         ("PUT", r"/large/(?P<oid>[0-9a-f]{64})", "upload"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
-        ("GET", r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)/tree/(?P<rev>[^/]+)", "tree"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<rev>[^/]+)", "tag"),
-        ("DELETE", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<tag>[^/]+)", "untag"),
-        ("GET", r"/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<rev>[^/]+))?", "info"),
-        ("HEAD", r"(?:/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
-        ("GET", r"(?:/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+        ("POST", rf"/api/{REPO}/commit/(?P<rev>[^/]+)", "commit"),
+        ("GET", rf"/api/{REPO}/refs", "refs"),
+        ("GET", rf"/api/{REPO}/tree/(?P<rev>[^/]+)", "tree"),
+        ("POST", rf"/api/{REPO}/tag/(?P<rev>[^/]+)", "tag"),
+        ("DELETE", rf"/api/{REPO}/tag/(?P<tag>[^/]+)", "untag"),
+        ("GET", rf"/api/{REPO}/runtime", "runtime"),
+        ("POST", rf"/api/{REPO}/hardware", "hardware"),
+        ("POST", rf"/api/{REPO}/sleeptime", "sleep_time"),
+        ("POST", rf"/api/{REPO}/(?P<action>pause|restart)", "pause_or_restart"),
+        ("GET", rf"/api/{REPO}/(?P<kind>variables|secrets)", "values"),
+        ("POST", rf"/api/{REPO}/(?P<kind>variables|secrets)", "set_value"),
+        ("DELETE", rf"/api/{REPO}/(?P<kind>variables|secrets)", "delete_value"),
+        ("GET", rf"/api/{REPO}/logs/(?P<kind>build|run)", "logs"),
+        ("PUT", rf"/api/{REPO}/settings", "settings"),
+        ("GET", rf"/api/{REPO}(?:/revision/(?P<rev>[^/]+))?", "info"),
+        ("HEAD", rf"/{REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", rf"/{REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
     ]
 
     def log_message(self, *_: object) -> None:
@@ -204,18 +238,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self) -> None:
         wanted, user = json.loads(self._body()), self._user()
+        space = Space(requested=wanted.get("hardware", "cpu-basic")) if wanted.get("type") == "space" else None
         name = f"{wanted['organization'] or user}/{wanted['name']}"
         if user is None:
             raise _Refusal(401, "Invalid username or password.")
         if name.split("/")[0] != user:
             raise _Refusal(403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]}")
+        name = f"spaces/{name}" if space else name
         answer = {"url": f"{self.hub.url}/{name}", "name": name}
         if name in self.hub.repos:
             self._send(409, {**answer, "error": "You already created this model repo"})
             return
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
-        self.hub.repos[name] = repo = Repo(user, private)
-        repo.commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        self.hub.repos[name] = repo = Repo(user, private, space=space)
+        repo.commit(
+            {".gitattributes": b"*.safetensors filter=lfs\n"} | ({"README.md": b"---\nsdk: gradio\n---\n"} if space else {}),
+            "initial commit",
+        )
         self._send(200, answer)
 
     def _validate(self) -> None:
@@ -268,6 +307,8 @@ class _Handler(BaseHTTPRequestHandler):
             value = item["value"]
             if item["key"] == "header":
                 title = value["summary"]
+                if value.get("parentCommit") not in (None, target.main):
+                    raise _Refusal(412, "A commit has happened since. Please refresh and try again.")
             elif item["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
@@ -277,6 +318,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif item["key"] == "deletedFile":
                 del files[value["path"]]
         sha = target.commit(files, title)
+        if target.space:
+            target.space.build()
         if self.hub.faults.lose_commits > 0:
             self.hub.faults.lose_commits -= 1
             self.connection.close()
@@ -322,8 +365,10 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append(entry)
         card = files.get("README.md", b"").decode()
         values = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
-        private = self.hub.repos[repo].private
-        self._send(200, {"id": repo, "sha": sha, "private": private, "tags": [], "siblings": siblings, "cardData": values})
+        found = self.hub.repos[repo]
+        space = {"host": found.space.host, "sdk": "gradio"} if found.space else {}
+        answer = {"id": repo.removeprefix("spaces/"), "sha": sha, "private": found.private, "tags": [], "siblings": siblings}
+        self._send(200, {**answer, "cardData": values, **space})
 
     def _resolve(self, repo: str, rev: str, path: str) -> None:
         sha, files = self._files(repo, rev)
@@ -333,3 +378,77 @@ class _Handler(BaseHTTPRequestHandler):
         tag = hashlib.sha256(data).hexdigest() if _is_large(path) else _blob_id(data)
         linked = {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(data))} if _is_large(path) else {}
         self._send(200, data, {"X-Repo-Commit": sha, "ETag": f'"{tag}"', "Accept-Ranges": "bytes", **linked})
+
+    def _space(self, repo: str, write: bool = True) -> Space:
+        space = self._repo(repo, write).space
+        if space is None:
+            raise _Refusal(404, "Repository not found", "RepoNotFound")
+        return space
+
+    def _send_runtime(self, space: Space) -> None:
+        hardware = {"current": space.hardware, "requested": space.requested}
+        self._send(200, {"stage": space.stage, "hardware": hardware, "gcTimeout": space.sleep_time, "sha": space.sha, "storage": None})
+
+    def _runtime(self, repo: str) -> None:
+        space, files = self._space(repo, write=False), self.hub.repos[repo]
+        if space.stage == "BUILDING":
+            space.looks -= 1
+            if space.looks <= 0:
+                space.stage, space.hardware, space.sha = self.hub.faults.build, space.requested, files.main
+                if space.stage == "RUNNING":
+                    space.host = self.hub.start_space(
+                        repo.removeprefix("spaces/"), files.commits[files.main], {**space.variables, **space.secrets}
+                    )
+        self._send_runtime(space)
+
+    def _hardware(self, repo: str) -> None:
+        wanted, space = json.loads(self._body()), self._space(repo)
+        if self.hub.faults.unpaid and wanted["flavor"] != "cpu-basic":
+            raise _Refusal(402, "You need a valid payment method for this hardware")
+        space.requested, space.sleep_time = wanted["flavor"], wanted.get("sleepTimeSeconds", space.sleep_time)
+        space.build()
+        self._send_runtime(space)
+
+    def _sleep_time(self, repo: str) -> None:
+        space = self._space(repo)
+        if space.requested in ("cpu-basic", "zero-a10g"):
+            raise _Refusal(400, f"Cannot change the sleep time for {space.requested} Spaces.")
+        space.sleep_time = json.loads(self._body())["seconds"]
+        self._send_runtime(space)
+
+    def _pause_or_restart(self, repo: str, action: str) -> None:
+        space = self._space(repo)
+        space.stage = "PAUSED" if action == "pause" else "STOPPED"
+        space.hardware = None
+        space.build()
+        self._send_runtime(space)
+
+    def _values(self, repo: str, kind: str) -> None:
+        space = self._space(repo)
+        if kind == "secrets":  # never their values
+            self._send(200, {name: {"key": name} for name in space.secrets})
+        else:
+            self._send(200, {name: {"key": name, "value": value} for name, value in space.variables.items()})
+
+    def _set_value(self, repo: str, kind: str) -> None:
+        wanted, space = json.loads(self._body()), self._space(repo)
+        getattr(space, kind)[wanted["key"]] = wanted["value"]
+        space.build()
+        self._values(repo, kind)
+
+    def _delete_value(self, repo: str, kind: str) -> None:
+        wanted, space = json.loads(self._body()), self._space(repo)
+        del getattr(space, kind)[wanted["key"]]
+        space.build()
+        self._values(repo, kind)
+
+    def _logs(self, repo: str, kind: str) -> None:
+        self._space(repo)
+        lines = [f"the {kind} log\n", "its second line"]
+        events = "".join(f"data: {json.dumps({'data': line, 'timestamp': ''})}\n\n" for line in lines)
+        self._send(200, f"{events}data:\n\n".encode(), {"Content-Type": "text/event-stream"})
+
+    def _settings(self, repo: str) -> None:
+        target = self._repo(repo, write=True)
+        target.private = json.loads(self._body())["visibility"] == "private"
+        self._send(200, {})

@@ -15,8 +15,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
+from app import space
 from app.settings import ROOT
 from tests.test_structure import requirements
 
@@ -51,11 +53,11 @@ def brought_by(names: set[str]) -> set[str]:
 
 
 @contextmanager
-def served(command: list[str], port: int, **environment: str) -> Iterator[str]:
-    """Starts the app, waits until it is ready, and ends it as Ctrl-C does; yields its address."""
-    process = subprocess.Popen(
-        [*command, "--port", str(port)], cwd="/", env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def served(
+    command: list[str], port: int, folder: Path = Path("/"), environment: dict[str, str] | None = None, ending: int = signal.SIGINT
+) -> Iterator[str]:
+    """Starts the app, waits until it is ready, and ends it, as Ctrl-C does by default; yields its address."""
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
         ends = time.monotonic() + 200
@@ -69,7 +71,7 @@ def served(command: list[str], port: int, **environment: str) -> Iterator[str]:
                 time.sleep(0.2)
         yield address
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -94,19 +96,51 @@ def test_the_app_starts_and_answers_with_nothing_but_what_requirements_txt_bring
     assert {"unsloth", "trl", "datasets", "pytest"} <= hidden
     hidden -= {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
     command = [sys.executable, "-c", f"HIDDEN = {hidden!r}\n{HIDE}", str(ROOT / "app" / "__main__.py"), "--adapter", adapter]
-    with served(command, 8142) as address:
+    with served([*command, "--port", "8142"], 8142) as address:
+        assert ask(address)
+
+
+@contextmanager
+def on_a_space(python: str, port: int, folder: Path, files: dict[str, bytes], environment: dict[str, str]) -> Iterator[str]:
+    """Starts the app as a Space does: from the files that were uploaded, by path, with the Space's variables and nothing of ours."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    block = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    given = {"SYSTEM": "spaces", "SPACE_ID": "somebody/chat", "SPACE_HOST": "somebody-chat.hf.space", "SPACE_AUTHOR_NAME": "somebody"}
+    given |= {"SPACE_REPO_NAME": "chat", "SPACE_TITLE": block["title"], "GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SERVER_PORT": str(port)}
+    given |= {"GRADIO_SSR_MODE": "True", "GRADIO_THEME": "huggingface", "GRADIO_ALLOW_FLAGGING": "never", "PYTHONUNBUFFERED": "1"}
+    given |= {"HOME": str(folder.parent), "PATH": os.environ["PATH"], "HF_ENDPOINT": "http://127.0.0.1:9"}
+    with served([python, block["app_file"]], port, folder, given | environment, signal.SIGTERM) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment that holds nothing but what requirements.txt brings."""
+    folder = tmp_path_factory.mktemp("clean")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-r", ROOT / "requirements.txt"]
+    subprocess.run(install, check=True, timeout=800)
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_clean_environment_from_requirements_txt_starts_the_app(clean_python: str, adapter: str) -> None:
+    with served([clean_python, str(ROOT / "app" / "__main__.py"), "--adapter", adapter, "--port", "8143"], 8143) as address:
         assert ask(address)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_clean_environment_from_requirements_txt_starts_the_app(adapter: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-r", ROOT / "requirements.txt"]
-    subprocess.run(install, check=True, timeout=800)
-    with served([str(python), str(ROOT / "app" / "__main__.py"), "--adapter", adapter], 8143) as address:
+def test_a_clean_environment_starts_the_files_of_a_space_as_a_space_does(clean_python: str, tmp_path: Path) -> None:
+    wanted = space.read()
+    with on_a_space(clean_python, 8144, tmp_path / "app", space.content(wanted), wanted.environment) as address:
         assert ask(address)
+        with urllib.request.urlopen(address, timeout=60) as page:
+            assert page.headers["Content-Security-Policy"] and b"gradio" in page.read()
 
 
 @pytest.fixture

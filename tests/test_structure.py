@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
+from app import space
 from app.settings import ROOT
 
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
 APP = ["errors", "settings", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "chat", "history", "offer", "record", "feedback"]
-APP += ["fragments", "theme", "panel", "ui", "api", "server", "deploy"]
+APP += ["fragments", "theme", "panel", "ui", "api", "server", "space", "plan", "deploy"]
 FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
 FINETUNE += ["tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
 FINETUNE += ["report", "evaluate", "card", "channels", "publish", "convert"]
-PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "server", "deploy", "__main__"}
+PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "server", "space", "plan", "deploy", "__main__"}
 
 # Libraries that only these modules may name.
 ONLY_IN = {
@@ -169,17 +171,16 @@ def test_the_readme_has_at_most_200_lines(readme: str) -> None:
     assert len(readme.splitlines()) <= 200
 
 
-def test_spaces_yaml_is_complete_and_says_what_the_readmes_block_says() -> None:
-    space = yaml.safe_load((ROOT / "spaces.yaml").read_text(encoding="utf-8"))
-    assert {"repository", "hardware", "sleep_time", "adapter", "variables", "secrets", "sdk", "sdk_version", "app_file"} <= space.keys()
-    assert space["sdk_version"] == requirements("constraints.txt")["gradio"].removeprefix("==")
-    assert (ROOT / space["app_file"]).is_file()
-    assert space["repository"].count("/") == 1
-    assert all(re.fullmatch(r"[A-Z][A-Z0-9_]*", name) for name in [*space["secrets"], *space["variables"]])
-    if (ROOT / "README.md").exists():
-        block = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---")[1])
-        shared = {"sdk", "sdk_version", "python_version", "app_file"}
-        assert {key: block.get(key) for key in shared} == {key: space[key] for key in shared}
+def test_spaces_yaml_the_readmes_block_and_the_pins_say_the_same() -> None:
+    wanted = space.read()
+    block = yaml.safe_load((ROOT / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert {"title", "emoji", "sdk", "sdk_version", "python_version", "app_file", "suggested_hardware", "license"} <= block.keys()
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == space.readme(wanted), "`python -m app deploy check` prints the block"
+    assert block["sdk_version"] == requirements("constraints.txt")["gradio"].removeprefix("==")
+    supported = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    assert SpecifierSet(supported).contains(block["python_version"])
+    assert (ROOT / block["app_file"]).is_file()
+    assert wanted.repository.startswith("OWNER/"), "nobody's account stands in the repository"
 
 
 def test_the_version_of_the_package_has_a_dated_entry_in_the_changelog() -> None:
