@@ -22,9 +22,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     prepare_environment()
     try:
+        from app.logs import configure
         from app.server import create_app
+        from app.settings import load_settings
 
-        application = create_app()
+        settings = load_settings()
+        if settings.log_format == "json":  # else uvicorn's own configuration stands
+            configure("json")
+        application = create_app(settings)
     except AttributeError as error:
         # uvicorn would take it for a missing attribute of this module and hide where it came from.
         raise RuntimeError(f"The app could not be built: {error}") from error

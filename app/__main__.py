@@ -21,6 +21,7 @@ from pathlib import Path
 
 from app import prepare_environment
 from app.errors import ConfigError, UserError
+from app.logs import configure
 from app.settings import Settings, load_settings
 
 log = logging.getLogger("app")
@@ -104,12 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(parser().parse_args(arguments))
     prepare_environment()
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
+    configure("text")
     try:
         settings = load_settings(**{name: options[name] for name in OPTIONS})
+        configure(settings.log_format)
         if options["command"] == "replay":
             return replay(settings, options["file"])
         if os.environ.get("SPACE_ID"):

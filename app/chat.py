@@ -14,6 +14,7 @@ from app import identifiers, safety
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
 from app.generation import Answer, GenerationRequest
+from app.metrics import Metrics
 from app.model import public_name
 from app.remote import Generator as AnyGenerator
 from app.renewal import Renewal
@@ -160,7 +161,7 @@ class Chat:
     """Answers turns with a generator, and looks up the cards near each question.
 
     Args:
-        generator: Makes the answers.
+        generator: Makes the answers; it tells `metrics` of each that ends.
         settings: Limits.
     """
 
@@ -168,6 +169,8 @@ class Chat:
         self.generator = generator
         self.settings = settings
         self.renewal = Renewal(generator, settings)
+        self.metrics = Metrics(generator)
+        generator.on_finish = self.metrics.answer
         self._evidence: tuple[str, Evidence] | None = None
 
     def evidence(self) -> Evidence | None:
@@ -186,8 +189,19 @@ class Chat:
         Raises:
             InvalidQuestion, QuestionTooLong: The conversation cannot be answered.
         """
-        request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
+        with self.metrics.refusals():
+            request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
         return replace(request, max_new_tokens=max(1, min(request.max_new_tokens, self.settings.max_new_tokens)))
+
+    def submit(self, request: GenerationRequest) -> Answer:
+        """Puts a checked request in the queue.
+
+        Raises:
+            NotReady: No model is open.
+            Busy: There are more questions than may wait.
+        """
+        with self.metrics.refusals():
+            return self.generator.submit(request)
 
     def turn(
         self, messages: list[Message], *, interval: float = 0.08, stop: threading.Event | None = None, **options: Any
@@ -212,7 +226,7 @@ class Chat:
             if any(finding.withholds for finding in findings):
                 yield Finished(safety.WITHHELD, "withheld", {})
                 return
-            answer = self.generator.submit(request)
+            answer = self.submit(request)
             yield from self._stream(answer, interval, stop or threading.Event())
         except UserError as error:
             text = answer.text if answer else ""

@@ -1,7 +1,7 @@
 """Every setting once: read from the environment, a `.env` file and the command line, in rising order of precedence."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +46,14 @@ class Settings(BaseSettings):
     max_queue: int = Field(32, ge=1, description="Questions that may wait.")
     max_wait: float = Field(300.0, gt=0, description="Seconds a question may wait before it is answered.")
     max_body_bytes: int = Field(1_000_000, ge=1000, description="Bytes a request may have.")
+    shutdown_seconds: float = Field(
+        20.0, ge=0, description="Seconds that answers under way may take to end after SIGTERM; new questions are refused meanwhile."
+    )
+    trusted_hops: int = Field(
+        0, ge=0, le=10, description="Proxies of yours before the app, whose X-Forwarded-For says who asks; 0 takes whoever connects."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Log lines: text for people, json for machines.")
+    metrics_key: SecretStr = Field(SecretStr(""), description="Where set, /metrics wants it: Authorization: Bearer KEY.")
     threads: int = Field(1, ge=1, description="CPU threads for the model; one is fastest for the demo model.")
 
 
