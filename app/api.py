@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.chat import Chat
 from app.contract import GenerationDefaults
-from app.errors import Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, UserError
+from app.errors import BudgetSpent, Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, RateLimited, UserError
 from app.generation import Answer
 from app.logs import request_id
 from app.model import public_name
@@ -42,6 +42,8 @@ RETRY_SECONDS = {"loading": 3, "ending": 60}  # Retry-After while the model load
 _STATUSES: dict[type[UserError], tuple[int, str]] = {
     QuestionTooLong: (413, "too_long"),
     InvalidQuestion: (422, "invalid"),
+    RateLimited: (429, "rate_limited"),
+    BudgetSpent: (429, "budget_spent"),
     Busy: (429, "busy"),
     NotReady: (503, "not_ready"),
     GenerationFailed: (500, "generation_failed"),
@@ -198,7 +200,8 @@ async def _complete(chat: Chat, request: Request) -> Response:
     loaded = chat.generator.loaded
     defaults = loaded.contract.generation if loaded else GenerationDefaults()
     messages = [{"role": message.role, "content": str(message.content)} for message in body.messages]
-    answer = chat.submit(chat.request(messages, request_id=request_id.get(), **body.options(defaults)))
+    address = request.client.host if request.client else ""
+    answer = chat.submit(chat.request(messages, request_id=request_id.get(), **body.options(defaults)), address)
     pieces = _pieces(answer)
     watcher = asyncio.create_task(_stop_when_gone(request, answer))
     try:

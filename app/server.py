@@ -40,6 +40,7 @@ from app.api import RETRY_SECONDS, api, error_response
 from app.chat import Chat
 from app.errors import ConfigError
 from app.generation import POLL_SECONDS, LocalGenerator
+from app.login import Gate, login_routes
 from app.model import public_name
 from app.remote import Generator, RemoteGenerator
 from app.settings import Settings, load_settings
@@ -168,6 +169,7 @@ def middleware(chat: Chat) -> list[Middleware]:
     return [
         Middleware(Trace, metrics=chat.metrics, trusted_hops=settings.trusted_hops),
         Middleware(Guard),
+        *([Middleware(Gate, settings=settings)] if settings.login else []),
         Middleware(BodyLimit, limit=settings.max_body_bytes),
     ]
 
@@ -190,7 +192,8 @@ def routes(chat: Chat) -> list[BaseRoute]:
             return error_response(401, "The metrics want their key.", headers={"WWW-Authenticate": "Bearer"})
         return Response(chat.metrics.text(), media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), Mount("/v1", app=api(chat))]
+    ours = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), Mount("/v1", app=api(chat))]
+    return [*(login_routes(chat.settings) if chat.settings.login else []), *ours]
 
 
 def readiness(generator: Generator) -> tuple[int, dict[str, Any]]:

@@ -189,6 +189,7 @@ class _Page:
             self.panel.stored: "",
             self.panel.download: "",
         }
+        options["address"] = request.client.host if request.client else ""
         yield from self._answer(str(request.session_hash), begun, shown, turns, options, compare)
 
     def _answer(self, page: str, begun: View, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool) -> Iterator[View]:

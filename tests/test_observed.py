@@ -222,7 +222,8 @@ def test_sigterm_lets_the_running_answer_end_and_takes_no_new_question(adapter: 
     command, environment = commands[kind]
     process = start(command, LOG_FORMAT="json", **environment)
     try:
-        assert wait_for(lambda: ready(process.url) or process.popen.poll() is not None, 120)
+        wait_for(lambda: ready(process.url) or process.popen.poll() is not None, 120)
+        assert process.popen.poll() is None, process.popen.communicate()[0]
         _terminate_while_answering(process)
         output = process.popen.communicate(timeout=30)[0]
     finally:

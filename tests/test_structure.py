@@ -12,8 +12,8 @@ from app.settings import ROOT
 
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
 APP = ["errors", "settings", "logs", "contract", "hub", "kernels", "decoder", "model", "generation", "remote", "renewal"]
-APP += ["safety", "identifiers", "evidence", "metrics", "chat", "history", "offer", "record", "feedback"]
-APP += ["fragments", "theme", "panel", "ui", "api", "trace", "server", "deploy"]
+APP += ["safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record", "feedback", "cost"]
+APP += ["fragments", "theme", "panel", "ui", "api", "trace", "login", "server", "deploy"]
 FINETUNE = ["rows", "forms", "sources", "feedback", "config", "pretrain", "families", "clean", "split", "tokens", "prepare", "data_page"]
 FINETUNE += ["encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += [
@@ -31,7 +31,7 @@ FINETUNE += [
     "evaluate",
 ]
 FINETUNE += ["licences", "card", "channels", "publish", "convert"]
-PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "trace", "server", "deploy", "__main__"}
+PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "trace", "login", "server", "deploy", "__main__"}
 
 # Libraries that only these modules may name.
 ONLY_IN = {
@@ -40,7 +40,7 @@ ONLY_IN = {
     "trl": set(),
     "gradio": {"app/theme.py", "app/panel.py", "app/ui.py", "app/server.py"},
     "fastapi": {"app/api.py", "app/server.py"},
-    "starlette": {"app/api.py", "app/trace.py", "app/server.py"},
+    "starlette": {"app/api.py", "app/trace.py", "app/login.py", "app/server.py"},
     "bm25s": {"app/evidence.py"},
     "triton": {"app/kernels.py"},
     "openai": {"app/remote.py"},
