@@ -20,6 +20,7 @@ from app import contract as contracts
 from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
 from app.generation import ENDING, Answer, GenerationRequest, LocalGenerator, shorten
 from app.model import LoadedModel, open_tokenizer, public_name, read_cards, read_run, resolve_adapter
+from app.zero import ZeroGenerator
 
 log = logging.getLogger(__name__)
 
@@ -319,7 +320,7 @@ class RemoteGenerator:
             raise GenerationFailed("The model server ended the connection in the middle of this answer. Ask again in a moment.")
 
 
-Generator = LocalGenerator | RemoteGenerator
+Generator = LocalGenerator | RemoteGenerator | ZeroGenerator
 
 
 def _openai(messages: list[dict[str, str]]) -> Any:

@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import model
+from app import model, zero
 from app.api import RETRY_SECONDS, api, error_response
 from app.chat import Chat
 from app.errors import ConfigError
@@ -46,6 +46,7 @@ from app.remote import Generator, RemoteGenerator
 from app.settings import Settings, load_settings
 from app.trace import Trace
 from app.ui import LAUNCH_OPTIONS, build_demo
+from app.zero import ZeroGenerator
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +235,8 @@ def _generator(settings: Settings) -> Generator:
         names: dict[str, Any] = {"model": settings.engine_model, "base": settings.engine_base}
         key = settings.engine_key.get_secret_value()
         return RemoteGenerator(settings.adapter, settings.engine_url, api_key=key, **names, **limits)
+    if platform := zero.spaces():
+        return ZeroGenerator(partial(model.load, device="cpu"), settings.adapter, platform.GPU, **limits)
     return LocalGenerator(partial(model.load, decoders=WeakValueDictionary()), settings.adapter, **limits)
 
 
