@@ -50,7 +50,7 @@ demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into ass
 	rm -rf outputs/demo
 	$(PY) -m finetune train --config demo
 	rm -rf assets/demo/adapter && mkdir -p assets/demo/adapter
-	find outputs/demo -maxdepth 1 -type f -exec cp {} assets/demo/adapter/ \;
+	find outputs/demo -maxdepth 1 -type f ! -name '*.svg' -exec cp {} assets/demo/adapter/ \;
 	$(PY) -m finetune evaluate --adapter assets/demo/adapter --suite full
 
 clean:  ## delete the virtual environment and caches; trained adapters in outputs/ stay

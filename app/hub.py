@@ -206,7 +206,7 @@ def resolve(repo: str, asked: str | None) -> tuple[Path, Pin]:
     return fetch(repo, found.commit), found
 
 
-def fetch(repo: str, revision: str | None, files: list[str] = FILES) -> Path:
+def fetch(repo: str, revision: str | None, files: list[str] = FILES, repo_type: str | None = None) -> Path:
     """Files of a Hub repository, as a folder whose name is the commit; from the cache where they are in it.
 
     Raises:
@@ -216,7 +216,7 @@ def fetch(repo: str, revision: str | None, files: list[str] = FILES) -> Path:
     """
     with asking(repo):
         try:
-            return Path(snapshot_download(repo, revision=revision, allow_patterns=files, etag_timeout=SECONDS))
+            return Path(snapshot_download(repo, repo_type=repo_type, revision=revision, allow_patterns=files, etag_timeout=SECONDS))
         except ValueError as error:  # the client refuses a path that leads out of its cache
             if isinstance(error, (HFValidationError, OSError)):
                 raise

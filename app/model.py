@@ -3,7 +3,6 @@
 Knows nothing of requests, pages or servers. No pickle is ever opened and no remote code is ever run.
 """
 
-import gzip
 import hashlib
 import itertools
 import json
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from app import contract as contracts
 from app import hub
+from app.cards import training_cards
 from app.contract import Contract, Probe
 from app.decoder import Decoder, lacks_room, supports
 from app.errors import AdapterError, AdapterNotFound, ContractViolation, UserError
@@ -38,7 +38,7 @@ _NUMBERS = itertools.count(2)  # names of adapters beside another on the same ba
 # random weights, which damp nothing, made 0.09 of it in bfloat16; one wrong weight makes more.
 AGREEMENT = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
 
-CARDS_FILE = "training_cards.jsonl.gz"
+WEIGHTS_FILE = "adapter_model.safetensors"
 RUN_FILE = "run.json"
 
 
@@ -218,8 +218,8 @@ def _check_directory(directory: Path, name: str) -> None:
     hub.check_names(name, [path.name for path in directory.iterdir()])
     if not is_adapter_directory(directory):
         raise AdapterError(f"{name} is no adapter: it has no adapter_config.json. Give what `python -m finetune train` wrote.")
-    if not (directory / "adapter_model.safetensors").is_file():
-        raise AdapterError(f"{name} has no adapter_model.safetensors: the weights are missing. Fetch or train the adapter again.")
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise AdapterError(f"{name} has no {WEIGHTS_FILE}: the weights are missing. Fetch or train the adapter again.")
 
 
 def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
@@ -328,25 +328,6 @@ def _open_base(contract: Contract, folder: Path, name: str, device: str) -> PreT
     return model
 
 
-def read_cards(directory: Path) -> list[dict[str, Any]]:
-    """The training cards in an adapter directory; empty where they may not travel.
-
-    Raises:
-        AdapterError: They are damaged.
-    """
-    path = directory / CARDS_FILE
-    if not path.is_file():
-        return []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            cards = [json.loads(line) for line in file if line.strip()]
-        if all({"id", "question", "answer"} <= card.keys() for card in cards):
-            return cards
-    except (OSError, EOFError, ValueError, AttributeError) as error:
-        raise AdapterError(f"{CARDS_FILE} is damaged ({type(error).__name__}). Fetch or train the adapter again.") from error
-    raise AdapterError(f"{CARDS_FILE} is damaged: a card lacks id, question or answer. Fetch or train the adapter again.")
-
-
 def read_run(directory: Path) -> dict[str, Any]:
     """The provenance in an adapter directory; empty where there is none.
 
@@ -407,6 +388,7 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         log.info("%s: the library's own loop makes the tokens, for %s", adapter, reason)
     elif decoder is None:
         decoder = decoders[key] = Decoder(model, contract.context_length, (base, base_revision))
+    run = read_run(directory)
     loaded = LoadedModel(
         name=adapter,
         model=model,
@@ -415,13 +397,13 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         probe=probe,
         base=base,
         base_revision=base_revision,
-        adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / "adapter_model.safetensors")[:16],
+        adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / WEIGHTS_FILE)[:16],
         device=device,
         dtype=dtype,
         adapter_name=adapter_name,
         decoder=None if reason else decoder,
-        run=read_run(directory),
-        cards=read_cards(directory),
+        run=run,
+        cards=training_cards(directory, run),
         load_seconds=time.perf_counter() - started,
         pin=pin,
     )

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import openai
 
 from app import contract as contracts
+from app.cards import training_cards
 from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
 from app.generation import ENDING, Answer, GenerationRequest, LocalGenerator, shorten
-from app.model import LoadedModel, open_tokenizer, public_name, read_cards, read_run, resolve_adapter
+from app.model import LoadedModel, open_tokenizer, public_name, read_run, resolve_adapter
 from app.zero import ZeroGenerator
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,7 @@ class RemoteGenerator:
         tokenizer = await asyncio.to_thread(open_tokenizer, adapter, directory, contract)
         name = await self._name(adapter)
         await self._check(contract, name)
+        run = read_run(directory)
         loaded = LoadedModel(
             name=adapter,
             model=None,
@@ -201,8 +203,8 @@ class RemoteGenerator:
             adapter_revision=None,
             device=f"server {_host(self._url)}",
             dtype="as the server chose",
-            run=read_run(directory),
-            cards=read_cards(directory),
+            run=run,
+            cards=training_cards(directory, run),
             load_seconds=time.perf_counter() - started,
         )
         self._opened[adapter] = loaded, name

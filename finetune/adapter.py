@@ -5,12 +5,10 @@ Knows PEFT models and tokenizers, but not how they were trained; whoever calls i
 
 import gzip
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from app import contract as contracts
+from app.cards import CARDS_FILE
 from app.errors import ConfigError
-from app.model import CARDS_FILE, RUN_FILE
+from app.model import RUN_FILE, WEIGHTS_FILE
 from app.settings import ROOT
-from finetune import plot
+from finetune import environment, plot
 from finetune.checkpoints import writing
 from finetune.config import TrainConfig
 from finetune.encode import Row
 from finetune.sources import Example, Source
 
 END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
-WEIGHTS_FILE = "adapter_model.safetensors"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "unsloth_zoo", "accelerate", "bitsandbytes", "datasets")
 
 
@@ -128,13 +126,6 @@ def _set_base(path: Path, base: str, revision: str | None) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git here
-        return ""
-
-
 def provenance(
     config: TrainConfig, source: Source, examples: list[Example], rows: list[Row], base: str, base_revision: str | None
 ) -> dict[str, Any]:
@@ -161,9 +152,8 @@ def provenance(
             "origins": source.rows_by_origin(examples),
         },
         "config": resolved,
-        "commit": _git("rev-parse", "HEAD") or None,
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        **environment.code(),
+        "versions": environment.versions(LIBRARIES),
         "python": platform.python_version(),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
         "seed": config.seed,

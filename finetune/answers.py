@@ -1,8 +1,10 @@
 """Base against tuned on sets of questions: both answer, and every measure is taken on both answers."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from app.errors import UserError
@@ -138,14 +140,21 @@ def _extremes(items: list[Item], predictions: dict[str, list[Prediction]], rouge
 
 
 def run_forgetting(loaded: LoadedModel, journal: Journal) -> dict[str, dict[str, Any]]:
-    """How surprising general text of ours, which has nothing to do with medicine, is to base and tuned model."""
+    """How surprising general text of ours, which has nothing to do with medicine, is to base and tuned model.
+
+    A base to which it is more surprising than a draw among all tokens knows no general text, and has none to forget.
+    """
     completions = [text_completion(loaded, row["text"]) for row in read_json_rows(GENERAL_TEXT)]
-    nll = {
-        use: [
-            -score / (len(c.ids) - 1)
-            for score, c in zip(log_likelihoods(loaded, completions, use, name="general text", journal=journal), completions, strict=True)
-        ]
-        for use in (False, True)
-    }
-    measure = compare("Surprise at general text", nll[False], nll[True], higher_is_better=False, unit="nats/token")
-    return {"forgetting:general_text/nll": measure}
+
+    def nll(use_adapter: bool) -> list[float]:
+        scores = log_likelihoods(loaded, completions, use_adapter, name="general text", journal=journal)
+        return [-score / (len(completion.ids) - 1) for score, completion in zip(scores, completions, strict=True)]
+
+    key, name, unit = "forgetting:general_text/nll", "Surprise at general text", "nats/token"
+    base = nll(False)
+    draw = math.log(len(loaded.tokenizer))
+    if mean(base) >= draw:
+        return {
+            key: not_measured(name, f"the base knows no general text ({mean(base):.1f} nats a token; a blind draw costs {draw:.1f})", unit)
+        }
+    return {key: compare(name, base, nll(True), higher_is_better=False, unit=unit)}

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from app.errors import ConfigError, StorageError, TrainingFailed
-from app.model import is_adapter_directory
+from app.model import WEIGHTS_FILE, is_adapter_directory
 from finetune.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def is_finished(checkpoint: Path) -> bool:
 def best_checkpoint(output: Path, recorded: str | None) -> Path | None:
     """The checkpoint of the lowest validation loss, by the path that the trainer recorded, wherever the folder lies today."""
     path = folder(output) / Path(recorded).name if recorded else None
-    return path if path and (path / "adapter_model.safetensors").is_file() else None
+    return path if path and (path / WEIGHTS_FILE).is_file() else None
 
 
 def begin(config: TrainConfig, resume: bool) -> Path | None:

@@ -7,11 +7,9 @@ with Unsloth. The same adapter, data and machine give the same file, apart from 
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import platform
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from app.errors import DataError, StorageError
 from app.evidence import Evidence
 from app.model import LoadedModel, load, public_name
 from app.settings import ROOT
+from finetune import environment
 from finetune.answers import run_forgetting, run_set
 from finetune.exams import card_exam, read_exam, run_exam
 from finetune.gate import gate
@@ -71,22 +70,7 @@ class Options:
     max_new_tokens: int = MAX_NEW_TOKENS
 
 
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=False)
-    except OSError:  # no git here
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def _provenance(loaded: LoadedModel, options: Options) -> dict[str, Any]:
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    versions: dict[str, str | None] = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "format": 1,
         "adapter": public_name(loaded.name),
@@ -97,9 +81,8 @@ def _provenance(loaded: LoadedModel, options: Options) -> dict[str, Any]:
         "suite": options.suite,
         "seed": 0,
         "max_new_tokens": options.max_new_tokens,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(changed) if changed is not None else None,
-        "versions": versions,
+        **environment.code(),
+        "versions": environment.versions(LIBRARIES),
         "device": torch.cuda.get_device_name() if loaded.device == "cuda" else f"CPU ({platform.machine()})",
         "dtype": loaded.dtype,
         "training_data": {key: (loaded.run.get("data") or {}).get(key) for key in ("id", "revision", "licence", "training_rows_sha256")},

@@ -23,7 +23,7 @@ BANDS, HASHES = 16, 4
 # What more texts share than this is no sign of kinship, and comparing all of them would cost the square of their number.
 SHARED_BY = 1000
 # Two lists with at most so many pairs between them are compared in full.
-EXACT = 150_000_000
+EXACT = 20_000_000
 # Products and comparisons made at once; they bound the memory to a few hundred MB.
 PRODUCTS, COMPARISONS = 4_000_000, 100_000
 

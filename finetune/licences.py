@@ -6,7 +6,7 @@ from pathlib import Path
 from app.errors import ConfigError
 
 # Data under these may be handed on, with its source named.
-FREE_DATA = {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "mit", "apache-2.0"}
+FREE_DATA = {"cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "mit", "apache-2.0"}
 # Files of the base's repository that go along with everything made from it.
 LICENCE_FILES = ["LICENSE*", "LICENCE*", "NOTICE*", "Notice*", "USE_POLICY*"]
 LLAMA_LICENCES = "https://www.llama.com/llama-downloads/"
@@ -16,8 +16,8 @@ _NOTICE = re.compile(r"[“\"]([^“”\"]*is licensed under the[^“”\"]*All 
 
 
 def may_be_shipped(licence: str | None) -> bool:
-    """Whether rows of a data set may go along with an adapter: only where its licence is known to allow it."""
-    return (licence or "").lower() in FREE_DATA
+    """Whether rows of a data set may go along with an adapter: only where its licence, or each of several, is known to allow it."""
+    return {part.strip().lower() for part in (licence or "").split(",")} <= FREE_DATA
 
 
 def is_llama(licence: str | None, base: str) -> bool:

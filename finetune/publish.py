@@ -19,10 +19,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from app import contract as contracts
+from app.cards import CARDS_FILE
 from app.contract import Contract
 from app.errors import AdapterError, AdapterNotFound, ConfigError, DataError, HubUnavailable
 from app.hub import asking, check_names, fetch, parse
-from app.model import CARDS_FILE, RUN_FILE, LoadedModel, find_folder, is_adapter_directory, load, resolve_base
+from app.model import RUN_FILE, WEIGHTS_FILE, LoadedModel, find_folder, is_adapter_directory, load, resolve_base
 from finetune.card import Card, render, rows_of
 from finetune.channels import CHANNEL_SECONDS, check_channel, move, tags_of
 from finetune.gate import gate
@@ -36,7 +37,7 @@ REPORT_FILE = "evaluation.html"
 ADAPTER_CONFIG = "adapter_config.json"
 # What is published of an adapter directory; notes, checkpoints and whatever else lies there stay at home.
 SHIPPED = [
-    "adapter_model.safetensors",
+    WEIGHTS_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -9,14 +9,13 @@ from typing import Any
 
 from app.errors import DataError
 from finetune.forms import Message, Unusable, pair, parse_columns, prepare_rows
+from finetune.licences import FREE_DATA, may_be_shipped
 from finetune.rows import MEDICAL_MEADOW, Row, Table, read_json_rows, read_table
 
 __all__ = ["MEDICAL_MEADOW", "Card", "Example", "FollowUp", "Message", "Row", "Source", "load_source", "read_cards", "read_json_rows"]
 
 # A prepared folder, written by `python -m finetune data prepare`, holds these.
 DATA_FILE, SPLITS = "data.json", ("train", "validation", "test")
-# Licences under which cards may be handed on with an adapter; their notice stands in run.json and on the model card.
-FREE_LICENCES = {"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-3.0", "mit", "apache-2.0"}
 
 
 @dataclass(frozen=True)
@@ -149,12 +148,11 @@ def check_may_travel(source: Source) -> None:
         DataError: A data set behind the source has no licence that is known to allow it.
     """
     for origin in source.origins or [Origin(source.id, source.revision, source.licence)]:
-        stated = {part.strip().lower() for part in (origin.licence or "").split(",")}
-        if not stated <= FREE_LICENCES:
+        if not may_be_shipped(origin.licence):
             licence = f"has the licence {origin.licence}" if origin.licence else "states no licence"
             raise DataError(
                 f"The cards of {origin.id} may not travel with the adapter: it {licence}, and allowed are "
-                f"{', '.join(sorted(FREE_LICENCES))}. Train without --ship-cards, or state a file's licence in data prepare."
+                f"{', '.join(sorted(FREE_DATA))}. Train without --ship-cards, or state a file's licence in data prepare."
             )
 
 

@@ -124,17 +124,20 @@ def split(examples: list[Example], families: np.ndarray, shares: dict[str, float
 
 
 def _settle(examples: list[Example], families: np.ndarray, members: dict[int, list[int]], chosen: dict[str, list[int]]) -> None:
-    """Moves families to the training rows until no two splits hold conversations that are alike."""
-    moved = True
-    while moved:
-        moved = False
-        for name, others in (("validation", ("train",)), ("test", ("train", "validation"))):
-            against = [examples[place] for other in others for place in chosen[other]]
-            leaked = audit([examples[place] for place in chosen[name]], against).leaked
+    """Moves families to the training rows until no two splits hold conversations that are alike.
+
+    After the first round only what has just come to the training rows can be like a row that stayed.
+    """
+    against = {"validation": chosen["train"], "test": chosen["train"] + chosen["validation"]}
+    while any(against.values()):
+        come: list[int] = []
+        for name, others in against.items():
+            leaked = audit([examples[place] for place in chosen[name]], [examples[place] for place in others]).leaked
             moving = {int(families[chosen[name][place]]) for place in leaked}
-            chosen["train"] += [place for family in moving for place in members[family]]
+            come += [place for family in moving for place in members[family]]
             chosen[name] = [place for place in chosen[name] if int(families[place]) not in moving]
-            moved |= bool(moving)
+        chosen["train"] = chosen["train"] + come
+        against = dict.fromkeys(against, come)
 
 
 def leak_of_a_random_split(cleaned: Cleaned, share: float, seed: int) -> tuple[int, int]:

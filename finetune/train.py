@@ -32,7 +32,7 @@ from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, PreTrain
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from app.errors import ConfigError, TrainingFailed, UserError
-from app.model import fetch, is_adapter_directory, resolve_base, weights_hash
+from app.model import WEIGHTS_FILE, fetch, is_adapter_directory, resolve_base, weights_hash
 from app.settings import ROOT
 from finetune import adapter, checkpoints
 from finetune.config import PROJECT, TEMPLATES, TrainConfig
@@ -230,7 +230,7 @@ def load_weights(model: Any, folder: Path) -> None:
     if not is_adapter_directory(folder):
         raise ConfigError(f"There is no adapter in {folder} to go on from. Give a folder that training wrote as init_adapter.")
     try:
-        result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+        result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
     except RuntimeError as error:
         raise ConfigError(f"The adapter in {folder} has another rank than lora_rank asks for. Set lora_rank to its own.") from error
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
@@ -258,7 +258,7 @@ def _run(trainer: Trainer, checkpoint: Path | None, progress: Progress) -> None:
             if checkpoint and checkpoints.is_finished(checkpoint):
                 trainer.state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE_FILE))
                 best = checkpoints.best_checkpoint(output, trainer.state.best_model_checkpoint) or checkpoint
-                set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+                set_peft_model_state_dict(trainer.model, load_file(best / WEIGHTS_FILE))
             else:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:

@@ -28,6 +28,8 @@ from tests.hub_server import HubServer, Repo
 SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
 TEMPLATES = ROOT / "finetune" / "templates"
 FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
+# A parameter of tests that repeat something: quick in the default run, long under the mark `slow`.
+QUICK_AND_LONG = [pytest.param(False, id="quick"), pytest.param(True, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from app.generation import GenerationRequest, LocalGenerator
 from app.model import LoadedModel
 from app.settings import ROOT
 from finetune.__main__ import main
-from finetune.answers import run_set
+from finetune.answers import run_forgetting, run_set
 from finetune.evaluate import Options, add_beside, evaluate, output_path, write
 from finetune.questions import QuestionSet, card_sets, data_sets, follow_up_items, held_out_items, trained_items
 from finetune.scoring import Item, Journal, answer_completion, in_batches, log_likelihoods, predict
@@ -149,7 +149,7 @@ def test_a_run_repeats_to_the_byte_also_when_it_was_stopped_and_resumed(
     loaded: LoadedModel, small: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune.evaluate.open_adapter", lambda adapter: loaded)
-    monkeypatch.setattr("finetune.evaluate._git", lambda *words: "")  # somebody may commit meanwhile
+    monkeypatch.setattr("finetune.environment._git", lambda *words: "")  # somebody may commit meanwhile
     whole = evaluate("the demo", small)
     keys = whole["measures"].keys()
     assert {"answers:held_out/rouge_l", "exam:flashcards/accuracy", "safety:harmful/declines", "forgetting:general_text/nll"} <= keys
@@ -227,3 +227,8 @@ def test_bad_input_gets_one_sentence(
         run(monkeypatch, "--adapter", adapter_copy, *arguments)
     assert caught.value.code == 1
     assert_is_for_people(caplog.records[-1].getMessage())
+
+
+def test_a_base_that_knows_no_general_text_has_none_to_forget(loaded: LoadedModel) -> None:
+    (measure,) = run_forgetting(loaded, Journal()).values()
+    assert measure["n"] == 0 and "knows no general text" in measure["not_measured"]

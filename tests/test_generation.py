@@ -23,7 +23,7 @@ from app.decoder import Decoder
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
 from app.generation import Answer, GenerationRequest, LocalGenerator, fit
 from app.model import LoadedModel, load
-from tests.conftest import assert_is_for_people, hooked_decoder
+from tests.conftest import QUICK_AND_LONG, assert_is_for_people, hooked_decoder
 
 QUESTIONS = [
     "What are the common symptoms of diabetes?",
@@ -415,9 +415,7 @@ def test_closing_ends_every_answer_at_once(loaded: LoadedModel, endless: LoadedM
         generator.submit(ask())
 
 
-# Soak: quick in the default run, long under the mark `slow`.
-
-QUICK_AND_LONG = [pytest.param(False, id="quick"), pytest.param(True, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+# Soak
 
 
 @pytest.mark.parametrize("long", QUICK_AND_LONG)

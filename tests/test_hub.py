@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from app import fragments, hub, offer
+from app.cards import training_cards
 from app.errors import AdapterError, AdapterNotFound, Busy, ContractViolation, HubUnavailable, UnsafeAdapter, UserError
 from app.generation import GenerationRequest, LocalGenerator
 from app.model import LoadedModel, public_name
@@ -376,3 +377,34 @@ def test_a_hub_that_hangs_does_not_keep_the_server_from_starting(hub: HubServer,
 def test_a_name_of_a_folder_never_asks_the_hub(hub: HubServer, adapter: str) -> None:
     open_adapter(adapter, "cpu")
     assert not hub.requests
+
+
+# Cards that may not travel are fetched from where they were published.
+
+
+def test_cards_that_did_not_travel_are_fetched_by_commit_and_row_number(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"instruction": "", "input": f"What is {number}?", "output": f"It is {number}."} for number in range(5)]
+    hub.repos["somebody/cards"] = published = Repo("somebody")
+    commit = published.commit({"cards.json": json.dumps(rows).encode(), "README.md": b"cards"}, "Cards")
+    run = {"data": {"id": "somebody/cards", "revision": commit, "rows": ["3", "1", "99"]}}
+    found = training_cards(tmp_path, run)
+    assert found == [{"id": str(n), "question": f"What is {n}?", "answer": f"It is {n}."} for n in (1, 3)]
+    offline(hub, monkeypatch, "gone")
+    assert training_cards(tmp_path, run) == found, "from the cache"
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"id": "cards.jsonl", "revision": None, "rows": ["1"]}, {"id": "a/b", "revision": "main", "rows": []}]
+)
+def test_cards_without_a_commit_are_not_looked_for(hub: HubServer, tmp_path: Path, data: dict[str, Any]) -> None:
+    assert training_cards(tmp_path, {"data": data}) == []
+    assert hub.requests == []
+
+
+def test_a_hub_without_the_cards_keeps_nobody_from_chatting(hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = {"data": {"id": "somebody/gone", "revision": "0" * 40, "rows": ["1"]}}
+    with caplog.at_level("WARNING"):
+        assert training_cards(tmp_path, run) == []
+    assert "cannot be had" in caplog.text

@@ -31,7 +31,7 @@ from app.errors import AdapterNotFound
 from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.settings import ROOT, Settings, load_settings
-from tests.conftest import SECRET, Steer
+from tests.conftest import QUICK_AND_LONG, SECRET, Steer
 
 QUESTION = "What are the common symptoms of diabetes?"
 HTTP = httpx.Client(timeout=30, verify=False)  # one for all: each would read the system's certificates anew
@@ -343,18 +343,20 @@ def test_failed_load_and_deadline(loaded: LoadedModel, hooked: Steer) -> None:
 # Going away, and two at once
 
 
+@pytest.mark.parametrize("long", QUICK_AND_LONG)
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_goes_away_stops_its_answer(served: Served, stream: bool) -> None:
+def test_client_that_goes_away_stops_its_answer(served: Served, stream: bool, long: bool) -> None:
     served.steer.end_at, served.steer.delay = None, 0.05
-    with httpx.Client(timeout=20 if stream else 0.4, verify=False) as client:  # the answer's 400 tokens take 20 s
-        if stream:
-            with client.stream("POST", f"{served.url}/v1/chat/completions", json=ask(stream=True, max_tokens=400)) as response:
-                assert next(response.iter_lines()).startswith("data: ")
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post(f"{served.url}/v1/chat/completions", json=ask(max_tokens=400))
-    assert wait_for(lambda: served.generator.queue_length == 0, 2)
-    assert served.steer.step < 100
+    for _ in range(100 if long else 1):
+        with httpx.Client(timeout=20 if stream else 0.4, verify=False) as client:  # the answer's 400 tokens take 20 s
+            if stream:
+                with client.stream("POST", f"{served.url}/v1/chat/completions", json=ask(stream=True, max_tokens=400)) as response:
+                    assert next(response.iter_lines()).startswith("data: ")
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post(f"{served.url}/v1/chat/completions", json=ask(max_tokens=400))
+        assert wait_for(lambda: served.generator.queue_length == 0, 2)
+        assert served.steer.step < 100
 
 
 def test_client_that_goes_away_while_waiting_keeps_nobody_out(served: Served) -> None:

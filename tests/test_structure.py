@@ -11,26 +11,13 @@ import yaml
 from app.settings import ROOT
 
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
-APP = ["errors", "settings", "logs", "contract", "hub", "kernels", "decoder", "model", "generation", "zero", "remote", "renewal"]
+APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "zero", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record", "feedback", "cost"]
 APP += ["fragments", "theme", "panel", "ui", "api", "trace", "login", "server", "deploy"]
-FINETUNE = ["rows", "forms", "sources", "feedback", "config", "pretrain", "families", "clean", "split", "tokens", "prepare", "data_page"]
-FINETUNE += ["encode", "checkpoints", "progress", "plot", "adapter", "train"]
-FINETUNE += [
-    "metrics",
-    "gate",
-    "similarity",
-    "scoring",
-    "questions",
-    "answers",
-    "exams",
-    "safety_suite",
-    "notices",
-    "ratings",
-    "report",
-    "evaluate",
-]
-FINETUNE += ["licences", "card", "channels", "publish", "convert"]
+FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
+FINETUNE += ["tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
+FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
+FINETUNE += ["report", "evaluate", "card", "channels", "publish", "convert"]
 PAGE_AND_SERVER = {"history", "offer", "fragments", "theme", "panel", "ui", "api", "trace", "login", "server", "deploy", "__main__"}
 
 # Libraries that only these modules may name.

@@ -17,6 +17,7 @@ from app.model import LoadedModel, public_name
 from app.settings import ROOT, load_settings
 from app.ui import DISCLAIMER
 from tests.browser.conftest import DESKTOP, ENDLESS, FAR, NEAR, PHONE, answer, ask, finished, pace
+from tests.conftest import QUICK_AND_LONG
 from tests.test_server import Served, running, wait_for
 
 pytestmark = pytest.mark.browser
@@ -167,13 +168,15 @@ def test_two_tabs_never_mix(served: Served, open_page: Callable[..., Page], load
         assert words(answer(page).locator(".message-content").inner_text()) == words(text)
 
 
-def test_a_closed_tab_stops_its_answer(served: Served, open_page: Callable[..., Page]) -> None:
+@pytest.mark.parametrize("long", QUICK_AND_LONG)
+def test_a_closed_tab_stops_its_answer(served: Served, open_page: Callable[..., Page], long: bool) -> None:
     pace(served, **ENDLESS)
-    page = open_page(served.url)
-    ask(page, NEAR)
-    expect(answer(page)).to_be_visible()
-    page.close()
-    assert wait_for(lambda: served.generator.queue_length == 0, 5)
+    for _ in range(100 if long else 1):
+        page = open_page(served.url)
+        ask(page, NEAR)
+        expect(answer(page)).to_be_visible()
+        page.close()
+        assert wait_for(lambda: served.generator.queue_length == 0, 5)
 
 
 def test_a_question_that_cannot_be_asked_stays_in_the_box(served: Served, open_page: Callable[..., Page]) -> None:
