@@ -1,4 +1,4 @@
-"""Login with a Hugging Face account, where `LOGIN=true`: nobody gets anything but `/healthz` and the way to log in without one.
+"""Login with a Hugging Face account, where `REQUIRE_LOGIN=true`: nobody gets anything but `/healthz` and the way to log in without one.
 
 OpenID Connect by Authlib, as Gradio and huggingface_hub do it. Theirs is not used because off a Space both log everybody in as the
 owner; here the same code runs everywhere, with an OAuth application of one's own off a Space. The session is a signed cookie that
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from authlib.integrations.base_client.errors import OAuthError
 from authlib.integrations.starlette_client import OAuth
+from starlette.datastructures import Headers
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -45,7 +46,7 @@ def public_address(settings: Settings) -> str:
     }
     if missing := [name for name, value in needed.items() if not value]:
         raise ConfigError(
-            f"LOGIN is on, but {', '.join(missing)} is not set. On a Space put hf_oauth: true into README.md; elsewhere make an OAuth "
+            f"REQUIRE_LOGIN is on, but {', '.join(missing)} is not set. On a Space put hf_oauth: true into README.md; elsewhere make an OAuth "
             f"application on huggingface.co whose redirect is PUBLIC_URL{CALLBACK}, and set them in the environment."
         )
     return settings.public_url.rstrip("/") or f"https://{host}"
@@ -81,7 +82,10 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         user = scope["session"].get("user")
-        if path in self._open or (user and user["until"] > time.time()):
+        if scope["type"] == "http" and scope["method"] != "GET" and Headers(scope=scope).get("Sec-Fetch-Site") == "cross-site":
+            # The cookie comes with requests from other sites, too, since a Space lives in a frame of one.
+            await error_response(403, "Another site may not ask in your name.", code="cross_site")(scope, receive, send)
+        elif path in self._open or (user and user["until"] > time.time()):
             await self._inner(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})

@@ -170,7 +170,7 @@ def middleware(chat: Chat) -> list[Middleware]:
     return [
         Middleware(Trace, metrics=chat.metrics, trusted_hops=settings.trusted_hops),
         Middleware(Guard),
-        *([Middleware(Gate, settings=settings)] if settings.login else []),
+        *([Middleware(Gate, settings=settings)] if settings.require_login else []),
         Middleware(BodyLimit, limit=settings.max_body_bytes),
     ]
 
@@ -194,7 +194,7 @@ def routes(chat: Chat) -> list[BaseRoute]:
         return Response(chat.metrics.text(), media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
     ours = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), Mount("/v1", app=api(chat))]
-    return [*(login_routes(chat.settings) if chat.settings.login else []), *ours]
+    return [*(login_routes(chat.settings) if chat.settings.require_login else []), *ours]
 
 
 def readiness(generator: Generator) -> tuple[int, dict[str, Any]]:

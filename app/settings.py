@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     client_limit: str = Field("", description='How often one client may ask, such as "10/minute;100/day"; no limit when empty.')
     total_limit: str = Field("", description="How often all clients together may ask, in the same form.")
     daily_tokens: int = Field(0, ge=0, description="Tokens that may be generated a day, which begins at midnight UTC; 0 sets no limit.")
-    login: bool = Field(False, description="Whether people must log in with a Hugging Face account.")
+    require_login: bool = Field(False, description="Whether people must log in with a Hugging Face account.")
     login_organisation: str = Field("", description="Organisation on Hugging Face whose members alone may log in; everybody when empty.")
     public_url: str = Field("", description="Where browsers reach the app, such as https://qa.example.org; a Space knows it by itself.")
     space_host: str = Field("", description="Set by a Space: its host.")

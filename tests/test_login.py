@@ -102,7 +102,7 @@ def url(loaded: LoadedModel, hooked: Steer, provider: Provider) -> Iterator[str]
     listener = socket.create_server(("127.0.0.1", 0))
     settings = load_settings(
         adapter=loaded.name,
-        login=True,
+        require_login=True,
         login_organisation="ward-7",
         public_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
         oauth_client_id="client",
@@ -157,6 +157,7 @@ def test_the_page_offers_a_login_and_then_works(person: httpx.Client, url: str) 
     cookie = person.cookies["medical_qa"]
     assert "hf_secret_token" not in cookie
     assert person.post("/v1/chat/completions", json=ask()).status_code == 200
+    assert person.post("/v1/chat/completions", json=ask(), headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert "process_completed" in PageClient(url, Cookie=f"medical_qa={cookie}").ask("What is asthma?")
     person.get(LOGOUT)
     assert person.get("/config").status_code == 401
@@ -182,10 +183,10 @@ def test_a_login_that_was_denied_or_made_up_lets_nobody_in(person: httpx.Client,
 
 def test_login_wants_all_that_it_needs_and_knows_a_spaces_address() -> None:
     with pytest.raises(ConfigError, match="PUBLIC_URL, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET") as missing:
-        public_address(load_settings(login=True))
+        public_address(load_settings(require_login=True))
     assert_is_for_people(missing.value)
     space = {"space_host": "a-b.hf.space,qa.example.org", "oauth_client_id": "x", "oauth_client_secret": "y"}
-    assert public_address(load_settings(login=True, **space)) == "https://a-b.hf.space"
+    assert public_address(load_settings(require_login=True, **space)) == "https://a-b.hf.space"
 
 
 def test_secrets_come_from_the_environment_alone_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
