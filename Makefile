@@ -9,7 +9,7 @@ MIN_FREE_GB ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu bench bench-training safety lint demo-model chromium clean
+.PHONY: help run test test-slow test-gpu bench bench-training safety audit lint demo-model chromium clean
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -35,6 +35,10 @@ bench-training: $(VENV)/all.stamp  ## measure training, the original script agai
 
 safety: $(VENV)/app.stamp  ## precision and recall of the rules for notices; ARGS="CARDS.jsonl" counts alarms on cards
 	@$(PY) -m tests.safety $(ARGS)
+
+audit: $(VENV)/all.stamp  ## known vulnerabilities of the installed packages; asks the package index's service, so it needs a network
+	@$(PY) -m pip_audit --strict --disable-pip --no-deps --progress-spinner off -r <($(PY) -m pip freeze | sed 's/+.*//') $(ARGS) || { echo \
+	"Something above is vulnerable, or could not be looked up: then the index's service was not reached, and nothing has been audited."; exit 1; }
 
 lint: $(VENV)/all.stamp  ## ruff and mypy
 	$(PY) -m ruff check .

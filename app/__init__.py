@@ -3,8 +3,10 @@
 Importing the package costs nothing: the attribute `app` is built when it is first asked for.
 """
 
+import importlib
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 
@@ -13,6 +15,10 @@ def prepare_environment() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if os.environ.get("SPACES_ZERO_GPU"):
+        # The platform's package replaces parts of PyTorch and wants to be there before anything uses them.
+        with suppress(ImportError):
+            importlib.import_module("spaces")
     # It says at import that it lacks a kernel for 4-bit weights on a CPU, where we never use them.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
@@ -22,9 +28,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     prepare_environment()
     try:
+        from app.logs import configure
         from app.server import create_app
+        from app.settings import load_settings
 
-        application = create_app()
+        settings = load_settings()
+        if settings.log_format == "json":  # else uvicorn's own configuration stands
+            configure("json")
+        application = create_app(settings)
     except AttributeError as error:
         # uvicorn would take it for a missing attribute of this module and hide where it came from.
         raise RuntimeError(f"The app could not be built: {error}") from error

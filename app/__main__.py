@@ -1,6 +1,7 @@
 """Starts the chat: `python -m app [serve] [--adapter PATH_OR_REPO] [--host 127.0.0.1] [--port 7860]`.
 
 `python -m app replay FILE [--adapter PATH_OR_REPO]` makes the answers of a saved conversation again and says where they differ.
+`python -m app cost --price-per-hour X --currency EUR --as-of DATE` measures the speed and says what 1,000 answers cost.
 
 `python -m app deploy check|plan|apply|status|logs|down` runs the app on a Hugging Face Space, as spaces.yaml says.
 
@@ -20,9 +21,11 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from app import prepare_environment
 from app.errors import ConfigError, UserError
+from app.logs import configure
 from app.settings import ROOT, Settings, load_settings
 
 log = logging.getLogger("app")
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; its help comes from the settings."""
     result = argparse.ArgumentParser(prog="python -m app", description="Chat in a browser with a fine-tuned model.")
     result.add_argument(
-        "command", nargs="?", choices=["serve", "replay", "deploy"], default="serve", help="what to do; serve is the default"
+        "command", nargs="?", choices=["serve", "replay", "cost", "deploy"], default="serve", help="what to do; serve is the default"
     )
     result.add_argument(
         "argument",
@@ -44,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--config", type=Path, metavar="FILE", help="for deploy: the deployment file. Default: spaces.yaml.")
     result.add_argument("--renew-secrets", action="store_true", help="for deploy: set secrets again that the Space has already.")
+    group = result.add_argument_group("cost")
+    group.add_argument("--price-per-hour", type=float, metavar="PRICE", help="what the machine costs an hour, as you looked it up")
+    group.add_argument("--currency", help="of that price, such as EUR")
+    group.add_argument("--as-of", metavar="DATE", help="the day on which you looked it up, such as 2026-11-22")
+    group.add_argument("--tokens-per-second", type=float, metavar="N", help="a speed measured elsewhere; measured here when left out")
+    group.add_argument("--tokens-per-answer", type=float, metavar="N", help="goes with --tokens-per-second")
     for name in OPTIONS:
         field = Settings.model_fields[name]
         default = f" Default: {field.default}." if field.default != "" else ""
@@ -104,6 +113,30 @@ def replay(settings: Settings, file: str | None) -> int:
         generator.close()
 
 
+def cost(settings: Settings, options: dict[str, Any]) -> int:
+    """Says what answers cost, at the price that was entered and a speed that was entered or is measured now.
+
+    Raises:
+        UserError: The price is incomplete, or the adapter cannot be opened.
+    """
+    from app import cost as costs
+
+    price = costs.read_price(options["price_per_hour"], options["currency"], options["as_of"])
+    speed = costs.read_speed(options["tokens_per_second"], options["tokens_per_answer"])
+    if speed is None:
+        from app.server import build_chat
+
+        generator = build_chat(settings).generator
+        try:
+            generator.wait_until_ready()
+            speed = costs.measure(generator)
+        finally:
+            generator.close()
+    for sentence in costs.report(price, speed):
+        log.info("%s", sentence)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -115,18 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(parser().parse_args(arguments))
     prepare_environment()
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.INFO)  # ours alone: other libraries log requests with their addresses at this level
+    configure("text")
     try:
         if options["command"] == "deploy":
             from app import deploy
 
             return deploy.run(options["argument"], options["config"] or ROOT / "spaces.yaml", options["renew_secrets"])
         settings = load_settings(**{name: options[name] for name in OPTIONS})
+        configure(settings.log_format)
         if options["command"] == "replay":
             return replay(settings, options["argument"])
+        if options["command"] == "cost":
+            return cost(settings, options)
         if os.environ.get("SPACE_ID"):
             from app.server import serve_on_space
 

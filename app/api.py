@@ -24,8 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.chat import Chat
 from app.contract import GenerationDefaults
-from app.errors import Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, UserError
+from app.errors import BudgetSpent, Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, RateLimited, UserError
 from app.generation import Answer
+from app.logs import request_id
 from app.model import public_name
 
 BASE_NAME = "base"  # the model name that switches the adapter off
@@ -36,11 +37,13 @@ FINISH_REASONS = {"stop": "stop", "length": "length", "deadline": "length", "sto
 LOWEST_TEMPERATURE = 1e-3
 # Seconds between two looks at an answer that says nothing: only its longest wait in the queue depends on them.
 LOOK_SECONDS = 1.0
-LOADING_SECONDS = 3  # Retry-After while the model loads
+RETRY_SECONDS = {"loading": 3, "ending": 60}  # Retry-After while the model loads and while the server ends
 
 _STATUSES: dict[type[UserError], tuple[int, str]] = {
     QuestionTooLong: (413, "too_long"),
     InvalidQuestion: (422, "invalid"),
+    RateLimited: (429, "rate_limited"),
+    BudgetSpent: (429, "budget_spent"),
     Busy: (429, "busy"),
     NotReady: (503, "not_ready"),
     GenerationFailed: (500, "generation_failed"),
@@ -163,12 +166,13 @@ def api(chat: Chat) -> ASGIApp:
 
     async def user_error(_: Request, error: Exception) -> Response:
         status, code = _status(error) if isinstance(error, UserError) else (500, "failed")
-        wait = error.retry_after if isinstance(error, Busy) else LOADING_SECONDS if chat.generator.status == "loading" else None
+        wait = error.retry_after if isinstance(error, Busy) else RETRY_SECONDS.get(chat.generator.status)
         headers = {"Retry-After": str(wait)} if wait and status in (429, 503) else None
         param = "messages" if isinstance(error, InvalidQuestion) else None
         return error_response(status, str(error), param=param, code=code, headers=headers)
 
     async def invalid(_: Request, error: Exception) -> Response:
+        chat.metrics.error(error)
         param, text = _first_error(error) if isinstance(error, ValidationError) else (None, "")
         return error_response(422, text, param=param, code="invalid")
 
@@ -196,7 +200,8 @@ async def _complete(chat: Chat, request: Request) -> Response:
     loaded = chat.generator.loaded
     defaults = loaded.contract.generation if loaded else GenerationDefaults()
     messages = [{"role": message.role, "content": str(message.content)} for message in body.messages]
-    answer = chat.generator.submit(chat.request(messages, **body.options(defaults)))
+    address = request.client.host if request.client else ""
+    answer = chat.submit(chat.request(messages, request_id=request_id.get(), **body.options(defaults)), address)
     pieces = _pieces(answer)
     watcher = asyncio.create_task(_stop_when_gone(request, answer))
     try:

@@ -14,6 +14,8 @@ from app import identifiers, safety
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
 from app.generation import Answer, GenerationRequest
+from app.limits import Budget, RateLimits
+from app.metrics import Metrics
 from app.model import public_name
 from app.remote import Generator as AnyGenerator
 from app.renewal import Renewal
@@ -160,7 +162,7 @@ class Chat:
     """Answers turns with a generator, and looks up the cards near each question.
 
     Args:
-        generator: Makes the answers.
+        generator: Makes the answers; it tells `metrics` of each that ends.
         settings: Limits.
     """
 
@@ -168,6 +170,10 @@ class Chat:
         self.generator = generator
         self.settings = settings
         self.renewal = Renewal(generator, settings)
+        self.metrics = Metrics(generator)
+        self._rates = RateLimits(settings.client_limit, settings.total_limit)
+        self._budget = Budget(settings.daily_tokens)
+        generator.on_finish = self._ended
         self._evidence: tuple[str, Evidence] | None = None
 
     def evidence(self) -> Evidence | None:
@@ -186,11 +192,43 @@ class Chat:
         Raises:
             InvalidQuestion, QuestionTooLong: The conversation cannot be answered.
         """
-        request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
+        with self.metrics.refusals():
+            request = GenerationRequest(messages=validate(messages, self.settings), deadline=self.settings.deadline, **options)
         return replace(request, max_new_tokens=max(1, min(request.max_new_tokens, self.settings.max_new_tokens)))
 
+    def submit(self, request: GenerationRequest, address: str | None = None) -> Answer:
+        """Puts a checked request in the queue.
+
+        Args:
+            request: From `request`.
+            address: Who asks, for the limits on questions; None is not counted among those.
+
+        Raises:
+            NotReady: No model is open.
+            Busy: There are more questions than may wait, or a limit is reached.
+        """
+        with self.metrics.refusals():
+            if address is not None:
+                self._rates.take(address)
+            self._budget.take(request.max_new_tokens)
+            try:
+                return self.generator.submit(request)
+            except UserError:
+                self._budget.give_back(request.max_new_tokens)
+                raise
+
+    def _ended(self, answer: Answer) -> None:
+        self._budget.give_back(answer.request.max_new_tokens - answer.completion_tokens)
+        self.metrics.answer(answer)
+
     def turn(
-        self, messages: list[Message], *, interval: float = 0.08, stop: threading.Event | None = None, **options: Any
+        self,
+        messages: list[Message],
+        *,
+        interval: float = 0.08,
+        stop: threading.Event | None = None,
+        address: str | None = None,
+        **options: Any,
     ) -> Generator[Event, None, None]:
         """Answers the last message.
 
@@ -198,6 +236,7 @@ class Chat:
             messages: The conversation, ending with the question.
             interval: Seconds between two `Text` events; the first piece comes at once and the last always.
             stop: Ends the answer from another thread; the turn then finishes with the text so far.
+            address: Who asks; see `submit`.
             options: Fields of `GenerationRequest`.
 
         Yields:
@@ -212,7 +251,7 @@ class Chat:
             if any(finding.withholds for finding in findings):
                 yield Finished(safety.WITHHELD, "withheld", {})
                 return
-            answer = self.generator.submit(request)
+            answer = self.submit(request, address)
             yield from self._stream(answer, interval, stop or threading.Event())
         except UserError as error:
             text = answer.text if answer else ""
@@ -242,6 +281,8 @@ class Chat:
             raise ValueError("a comparison needs the adapter on one side only")
         shared = {**options, "seed": secrets.randbelow(2**31) if seed is None else seed}
         for side, use_adapter in enumerate(sides):
+            if side == 1:
+                shared["address"] = None  # both answers are to one question
             with closing(self.turn(messages, **{**shared, "use_adapter": use_adapter})) as steps:
                 for step in steps:
                     # What an answer is taken from would tell the sides of a blind comparison apart.

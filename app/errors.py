@@ -15,6 +15,8 @@ UserError
 |-- TrainingFailed         training cannot go on
 |-- NotReady               the model is still loading, or could not be loaded
 |-- Busy                   the queue is full
+|   |-- RateLimited        ... this client, or all together, have asked too often
+|   `-- BudgetSpent        ... the tokens of the day have been used up
 `-- GenerationFailed       the model failed in the middle of an answer
 """
 
@@ -85,6 +87,14 @@ class Busy(UserError):
     def __init__(self, message: str, retry_after: int = 10) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(Busy):
+    """This client, or all clients together, have asked as often as is allowed."""
+
+
+class BudgetSpent(Busy):
+    """The tokens of the day have been used up."""
 
 
 class GenerationFailed(UserError):

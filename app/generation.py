@@ -39,6 +39,7 @@ Message = dict[str, str]
 FinishReason = Literal["stop", "length", "deadline", "stopped"]
 
 POLL_SECONDS = 0.1
+ENDING = "The server is shutting down, so it takes no new questions. Ask again in a minute."
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class GenerationRequest:
         repetition_penalty: 1.0 is none.
         seed: Seed of the sampling; drawn at random when None.
         deadline: Seconds the answer may take once it has begun.
+        request_id: Of the request that asks, for the log.
     """
 
     messages: list[Message]
@@ -66,6 +68,7 @@ class GenerationRequest:
     repetition_penalty: float = 1.0
     seed: int | None = None
     deadline: float = 120.0
+    request_id: str = ""
 
 
 class _Streamer(TextIteratorStreamer):
@@ -145,7 +148,13 @@ class Answer:
         seed: The seed that was used.
     """
 
-    def __init__(self, request: GenerationRequest, queue_position: Callable[["Answer"], int], max_wait: float) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        queue_position: Callable[["Answer"], int],
+        max_wait: float,
+        on_finish: Callable[["Answer"], object] = lambda _: None,
+    ) -> None:
         self.request = request
         self.seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         self.text = ""
@@ -163,6 +172,7 @@ class Answer:
         self.finished_at: float | None = None
         self._max_wait = max_wait
         self._queue_position = queue_position
+        self._on_finish = on_finish
         self._streamer: _Streamer | None = None
         self._listener: Callable[[], None] = lambda: None
         self._on_stop: Callable[[], object] = lambda: None
@@ -208,8 +218,10 @@ class Answer:
         if streamer is None:
             if not self._begun.wait(wait):
                 if time.monotonic() - self.created_at > self._max_wait:
+                    text = f"No answer within {self._max_wait:.0f} seconds: too many people are asking. Try again in a minute."
+                    self.error = Busy(text, 30)
                     self.stop()
-                    raise Busy(f"No answer within {self._max_wait:.0f} seconds: too many people are asking. Try again in a minute.", 30)
+                    raise self.error
                 return ""
             streamer = self._streamer
         if streamer is not None:
@@ -247,6 +259,7 @@ class Answer:
     def finish(self) -> None:
         """For whoever makes the answer: nothing more comes, and `error` or `finish_reason` says why."""
         self.finished_at = time.monotonic()
+        self._on_finish(self)
         self.done.set()
         self._begun.set()
         self._listener()
@@ -254,7 +267,7 @@ class Answer:
 
 @dataclass
 class _State:
-    status: Literal["loading", "ready", "failed", "closed"] = "loading"
+    status: Literal["loading", "ready", "failed", "ending", "closed"] = "loading"
     message: str = "The model is loading."
     models: OrderedDict[str, LoadedModel] = field(default_factory=OrderedDict)
 
@@ -268,7 +281,12 @@ class LocalGenerator:
         max_queue: Answers that may wait; one more is refused.
         max_wait: Seconds that an answer may wait before it begins.
         max_models: Adapters kept open; the least recently used one is closed first.
+
+    Attributes:
+        on_finish: Called with each answer that has ended, from the thread that ended it.
     """
+
+    on_finish: Callable[[Answer], object] = staticmethod(lambda _: None)
 
     def __init__(
         self, load: Callable[[str], LoadedModel], adapter: str, *, max_queue: int = 32, max_wait: float = 300.0, max_models: int = 2
@@ -288,7 +306,7 @@ class LocalGenerator:
 
     @property
     def status(self) -> str:
-        """One of "loading", "ready", "failed" and "closed"."""
+        """One of "loading", "ready", "failed", "ending" and "closed"."""
         return self._state.status
 
     @property
@@ -329,10 +347,16 @@ class LocalGenerator:
             self._drop_stopped()
             if len(self._waiting) >= self._max_queue + (self._running is None):  # with none running, the first of them does not wait
                 raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
-            answer = Answer(request, self._position, self._max_wait)
+            answer = Answer(request, self._position, self._max_wait, self.on_finish)
             self._waiting.append(answer)
             self._condition.notify()
         return answer
+
+    def refuse(self) -> None:
+        """Takes no more questions; those that it has are answered."""
+        with self._condition:
+            if self.status == "ready":
+                self._state.status, self._state.message = "ending", ENDING
 
     def close(self) -> None:
         """Stops all answers and the thread, and forgets the models."""
@@ -444,13 +468,13 @@ class LocalGenerator:
             answer.error = GenerationFailed(
                 "The model ran out of memory in the middle of this answer. Ask a shorter question, or clear the conversation."
             )
-            log.error("out of memory with %d prompt tokens", answer.prompt_tokens)
+            log.error("out of memory with %d prompt tokens", answer.prompt_tokens, extra={"request_id": answer.request.request_id})
         except Exception as error:
             answer.error = GenerationFailed(
                 "The model failed in the middle of this answer. Ask again; if it happens twice, tell the owner of this page."
             )
             # The message of an exception may hold text of the chat, so only its kind and place are logged.
-            log.error("generation failed: %s at %s", type(error).__name__, _place(error))
+            log.error("generation failed: %s at %s", type(error).__name__, _place(error), extra={"request_id": answer.request.request_id})
         finally:
             if streamer is not None and not _ended(streamer):
                 streamer.on_finalized_text("", stream_end=True)
@@ -567,6 +591,13 @@ def _free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of the card that this process holds, by kind; empty without one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}
 
 
 def _ended(streamer: _Streamer) -> bool:

@@ -19,8 +19,9 @@ import openai
 from app import contract as contracts
 from app.cards import training_cards
 from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
-from app.generation import Answer, GenerationRequest, LocalGenerator, shorten
+from app.generation import ENDING, Answer, GenerationRequest, LocalGenerator, shorten
 from app.model import LoadedModel, open_tokenizer, public_name, read_run, resolve_adapter
+from app.zero import ZeroGenerator
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,12 @@ class RemoteGenerator:
         api_key: Its key, where it wants one.
         max_queue: Answers under way at most, beside one.
         max_wait: Seconds that an answer may wait before it begins.
+
+    Attributes:
+        on_finish: Called with each answer that has ended, from the thread that ended it.
     """
+
+    on_finish: Callable[[Answer], object] = staticmethod(lambda _: None)
 
     def __init__(
         self, adapter: str, url: str, *, model: str = "", base: str = "", api_key: str = "", max_queue: int = 32, max_wait: float = 300.0
@@ -97,11 +103,17 @@ class RemoteGenerator:
                 raise NotReady(self.message)
             if len(self._answers) > self._max_queue:
                 raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
-            answer = Answer(request, lambda _: 0, self._max_wait)
+            answer = Answer(request, lambda _: 0, self._max_wait, self.on_finish)
             self._answers[answer] = None
             self._loop.call_soon_threadsafe(self._begin, answer)
         answer.on_stop(lambda: self._soon(self._cancel, answer))
         return answer
+
+    def refuse(self) -> None:
+        """Takes no more questions; those that it has are answered."""
+        with self._lock:
+            if self.status == "ready":
+                self.status, self.message = "ending", ENDING
 
     def close(self) -> None:
         """Stops all answers and the thread."""
@@ -270,10 +282,11 @@ class RemoteGenerator:
         except UserError as error:
             answer.error = error
         except openai.OpenAIError as error:
-            log.error("the model server failed: %s", type(error).__name__)
+            log.error("the model server failed: %s", type(error).__name__, extra={"request_id": answer.request.request_id})
             answer.error = Busy(_sentence(error, self._url)) if _is_busy(error) else GenerationFailed(_sentence(error, self._url))
         except Exception as error:
-            log.error("an answer of the model server failed: %s", type(error).__name__)  # its message may hold text of the chat
+            # Its message may hold text of the chat.
+            log.error("an answer of the model server failed: %s", type(error).__name__, extra={"request_id": answer.request.request_id})
             answer.error = GenerationFailed("The model server failed in the middle of this answer. Ask again in a moment.")
         finally:
             if streamer is not None:
@@ -309,7 +322,7 @@ class RemoteGenerator:
             raise GenerationFailed("The model server ended the connection in the middle of this answer. Ask again in a moment.")
 
 
-Generator = LocalGenerator | RemoteGenerator
+Generator = LocalGenerator | RemoteGenerator | ZeroGenerator
 
 
 def _openai(messages: list[dict[str, str]]) -> Any:

@@ -8,11 +8,13 @@ import asyncio
 import hashlib
 import logging
 import re
+import secrets
 import signal
 import socket
 import threading
+import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from types import FrameType
@@ -24,6 +26,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App as GradioApp
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -32,16 +35,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import model
-from app.api import LOADING_SECONDS, api, error_response
+from app import model, zero
+from app.api import RETRY_SECONDS, api, error_response
 from app.chat import Chat
 from app.errors import ConfigError
-from app.generation import LocalGenerator
+from app.generation import POLL_SECONDS, LocalGenerator
+from app.login import Gate, login_routes
 from app.model import public_name
 from app.remote import Generator, RemoteGenerator
-from app.renewal import Renewal
 from app.settings import Settings, load_settings
+from app.trace import Trace
 from app.ui import LAUNCH_OPTIONS, build_demo
+from app.zero import ZeroGenerator
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +68,8 @@ HEADERS = {
 _PAGE_NEEDS = "app_id|cancel|file=(?!.*://)|heartbeat/|login_check|queue/(?:data|join)|reset|run/|startup-events|theme\\.css|user"
 _CLOSED = re.compile(rf"/+(?:gradio_api/+(?!{_PAGE_NEEDS})|(?:docs|login|logout|monitoring|openapi\.json|redoc)(?:/|$))")
 
+REPORT_SECONDS = 60.0
+LAST_WORDS_SECONDS = 0.5  # from the end of an answer until the page has shown it
 DRAINED = 20  # a body is read to its end up to this many times the limit
 
 NO_DOCS: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
@@ -157,9 +164,15 @@ class BodyLimit:
         return None
 
 
-def middleware(settings: Settings) -> list[Middleware]:
+def middleware(chat: Chat) -> list[Middleware]:
     """The middleware of both ways of serving, outermost first."""
-    return [Middleware(Guard), Middleware(BodyLimit, limit=settings.max_body_bytes)]
+    settings = chat.settings
+    return [
+        Middleware(Trace, metrics=chat.metrics, trusted_hops=settings.trusted_hops),
+        Middleware(Guard),
+        *([Middleware(Gate, settings=settings)] if settings.require_login else []),
+        Middleware(BodyLimit, limit=settings.max_body_bytes),
+    ]
 
 
 def routes(chat: Chat) -> list[BaseRoute]:
@@ -170,10 +183,18 @@ def routes(chat: Chat) -> list[BaseRoute]:
 
     async def readyz(_: Request) -> Response:
         status, facts = readiness(chat.generator)
-        retry = {"Retry-After": str(LOADING_SECONDS)} if facts["status"] == "loading" else {}
+        wait = RETRY_SECONDS.get(facts["status"])
+        retry = {"Retry-After": str(wait)} if wait else {}
         return JSONResponse(facts, status, headers={"Cache-Control": "no-store", **retry})
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz), Mount("/v1", app=api(chat))]
+    async def metrics(request: Request) -> Response:
+        key = chat.settings.metrics_key.get_secret_value()
+        if key and not secrets.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {key}".encode()):
+            return error_response(401, "The metrics want their key.", headers={"WWW-Authenticate": "Bearer"})
+        return Response(chat.metrics.text(), media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
+
+    ours = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), Mount("/v1", app=api(chat))]
+    return [*(login_routes(chat.settings) if chat.settings.require_login else []), *ours]
 
 
 def readiness(generator: Generator) -> tuple[int, dict[str, Any]]:
@@ -214,6 +235,8 @@ def _generator(settings: Settings) -> Generator:
         names: dict[str, Any] = {"model": settings.engine_model, "base": settings.engine_base}
         key = settings.engine_key.get_secret_value()
         return RemoteGenerator(settings.adapter, settings.engine_url, api_key=key, **names, **limits)
+    if platform := zero.spaces():
+        return ZeroGenerator(partial(model.load, device="cpu"), settings.adapter, platform.GPU, **limits)
     return LocalGenerator(partial(model.load, decoders=WeakValueDictionary()), settings.adapter, **limits)
 
 
@@ -226,32 +249,47 @@ def create_app(settings: Settings | None = None, generator: Generator | None = N
     """
     settings = settings or load_settings()
     chat = build_chat(settings, generator)
-    app = FastAPI(middleware=middleware(settings), routes=routes(chat), lifespan=lifespan(chat.generator, chat.renewal), **NO_DOCS)
+    app = FastAPI(middleware=middleware(chat), routes=routes(chat), lifespan=lifespan(chat), **NO_DOCS)
     return gr.mount_gradio_app(app, build_demo(chat, settings), path="/", app_kwargs=dict(NO_DOCS), **LAUNCH_OPTIONS)
 
 
-def lifespan(generator: Generator, renewal: Renewal) -> Lifespan:
-    """Says when the model is ready, looks for newer adapters, and stops every answer when the server ends."""
+def lifespan(chat: Chat) -> Lifespan:
+    """Says when the model is ready and what it does, looks for newer adapters, and ends the answers when the server ends."""
+    generator = chat.generator
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        announcement = asyncio.create_task(_announce(generator))
+        reports = [asyncio.create_task(_announce(generator)), asyncio.create_task(_report(chat))]
         ending = threading.Event()
-        threading.Thread(target=renewal.keep_looking, args=(ending,), name="renewal", daemon=True).start()
+        threading.Thread(target=chat.renewal.keep_looking, args=(ending,), name="renewal", daemon=True).start()
         pages = [route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, GradioApp)]
 
-        def end_streams() -> None:
+        async def end(seconds: float) -> None:
+            await run_in_threadpool(drain, generator, seconds)
             threading.Thread(target=generator.close, daemon=True).start()
             for page in pages:
                 page.stop_event.set()
 
-        with _at_signals(end_streams):
+        with _at_signals({signal.SIGTERM: partial(end, chat.settings.shutdown_seconds), signal.SIGINT: partial(end, 0.0)}):
             yield
         ending.set()
-        announcement.cancel()
+        for report in reports:
+            report.cancel()
         await run_in_threadpool(generator.close)
 
     return running
+
+
+def drain(generator: Generator, seconds: float) -> None:
+    """Takes no more questions, and returns when those that there are have been answered, or after `seconds`."""
+    generator.refuse()
+    ends = time.monotonic() + seconds
+    busy = False
+    while generator.queue_length and time.monotonic() < ends:
+        busy = True
+        time.sleep(POLL_SECONDS)
+    if busy:
+        time.sleep(LAST_WORDS_SECONDS)
 
 
 async def _announce(generator: Generator) -> None:
@@ -261,9 +299,16 @@ async def _announce(generator: Generator) -> None:
         log.info("Ready: adapter %s on base %s.", public_name(loaded.name), public_name(loaded.base))
 
 
+async def _report(chat: Chat) -> None:
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        if line := chat.metrics.minute():
+            log.info("%s", line)
+
+
 @contextmanager
-def _at_signals(action: Callable[[], None]) -> Iterator[None]:
-    """Runs `action` in the event loop at Ctrl-C or SIGTERM, before the server's own handler.
+def _at_signals(actions: dict[int, Callable[[], Awaitable[None]]]) -> Iterator[None]:
+    """Runs an action in the event loop at Ctrl-C or SIGTERM, before the server's own handler; a second signal does not wait for it.
 
     uvicorn waits for open responses before it tells the application that it ends, and a page keeps one open for as long as it
     is shown, so Ctrl-C and `--reload` would hang (https://github.com/Kludex/uvicorn/issues/451). This can go once uvicorn ends
@@ -271,13 +316,22 @@ def _at_signals(action: Callable[[], None]) -> Iterator[None]:
     """
     loop = asyncio.get_running_loop()
     previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    begun: list[asyncio.Task[None]] = []
+
+    async def act(number: int) -> None:
+        try:
+            await actions[number]()
+        finally:
+            previous[number](number, None)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(action)
-        previous[number](number, frame)
+        if begun:
+            previous[number](number, frame)
+        else:
+            loop.call_soon_threadsafe(lambda: begun.append(loop.create_task(act(number))))
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in actions:
             if callable(found := signal.getsignal(number)):
                 previous[number] = found
                 signal.signal(number, handle)
@@ -309,6 +363,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # `trusted_hops` says whom to believe
             timeout_graceful_shutdown=2,
             timeout_notify=0,
             callback_notify=end_if_failed,
@@ -325,9 +380,16 @@ def serve_on_space(settings: Settings) -> int:
         ConfigError: The port is taken.
     """
     chat = build_chat(settings)
-    app_kwargs = {"middleware": middleware(settings), "routes": routes(chat), "lifespan": lifespan(chat.generator, chat.renewal), **NO_DOCS}
+    app_kwargs = {"middleware": middleware(chat), "routes": routes(chat), "lifespan": lifespan(chat), **NO_DOCS}
     # A Space is reached through its container's address.
     host = settings.host if "host" in settings.model_fields_set else "0.0.0.0"  # noqa: S104
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler)  # a second signal does not wait
+        drain(chat.generator, settings.shutdown_seconds)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)  # Gradio serves in another thread and knows Ctrl-C alone
     try:
         build_demo(chat, settings).launch(
             server_name=host, server_port=settings.port, share=False, quiet=True, app_kwargs=app_kwargs, **LAUNCH_OPTIONS

@@ -1,9 +1,11 @@
 """Every setting once: read from the environment, a `.env` file and the command line, in rising order of precedence."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from limits import parse_many
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -46,7 +48,35 @@ class Settings(BaseSettings):
     max_queue: int = Field(32, ge=1, description="Questions that may wait.")
     max_wait: float = Field(300.0, gt=0, description="Seconds a question may wait before it is answered.")
     max_body_bytes: int = Field(1_000_000, ge=1000, description="Bytes a request may have.")
+    client_limit: str = Field("", description='How often one client may ask, such as "10/minute;100/day"; no limit when empty.')
+    total_limit: str = Field("", description="How often all clients together may ask, in the same form.")
+    daily_tokens: int = Field(0, ge=0, description="Tokens that may be generated a day, which begins at midnight UTC; 0 sets no limit.")
+    require_login: bool = Field(False, description="Whether people must log in with a Hugging Face account.")
+    login_organisation: str = Field("", description="Organisation on Hugging Face whose members alone may log in; everybody when empty.")
+    public_url: str = Field("", description="Where browsers reach the app, such as https://qa.example.org; a Space knows it by itself.")
+    space_host: str = Field("", description="Set by a Space: its host.")
+    oauth_client_id: str = Field("", description="Set by a Space with hf_oauth; elsewhere that of your own OAuth application.")
+    oauth_client_secret: SecretStr = Field(SecretStr(""), description="The same application's secret.")
+    oauth_scopes: str = Field("openid profile", description="Set by a Space with hf_oauth: what the login asks for.")
+    openid_provider_url: str = Field("https://huggingface.co", description="Set by a Space with hf_oauth: who knows the accounts.")
+    shutdown_seconds: float = Field(
+        20.0, ge=0, description="Seconds that answers under way may take to end after SIGTERM; new questions are refused meanwhile."
+    )
+    trusted_hops: int = Field(
+        0, ge=0, le=10, description="Proxies of yours before the app, whose X-Forwarded-For says who asks; 0 takes whoever connects."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Log lines: text for people, json for machines.")
+    metrics_key: SecretStr = Field(SecretStr(""), description="Where set, /metrics wants it: Authorization: Bearer KEY.")
     threads: int = Field(1, ge=1, description="CPU threads for the model; one is fastest for the demo model.")
+
+    @field_validator("client_limit", "total_limit")
+    @classmethod
+    def _rates(cls, value: str) -> str:
+        try:
+            parse_many(value or "1/second")
+        except ValueError as error:
+            raise PydanticCustomError("rate", "Write it like 10/minute or 10/minute;100/day") from error
+        return value
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -106,7 +106,7 @@ class Space(_Strict):
             raise ValueError("login_organisation says who may log in: switch login on, or leave it out")
         if self.channel and (parse(self.adapter) is None or "@" in self.adapter):
             raise ValueError("channel goes with an adapter of the form OWNER/NAME")
-        taken = {"ADAPTER", "LOGIN", "LOGIN_ORGANISATION", *(name.upper() for name in self.limits)}
+        taken = {"ADAPTER", "REQUIRE_LOGIN", "LOGIN_ORGANISATION", *(name.upper() for name in self.limits)}
         for name in self.variables:
             if name in taken:
                 raise ValueError(f"variables: {name} is set by another key of this file: leave it out")
@@ -125,7 +125,7 @@ class Space(_Strict):
     def environment(self) -> dict[str, str]:
         """Every variable that the Space gets; everybody can read them."""
         limits = {name.upper(): str(value) for name, value in self.limits.items()}
-        login = {"LOGIN": "true"} if self.login else {}
+        login = {"REQUIRE_LOGIN": "true"} if self.login else {}
         if self.login_organisation:
             login["LOGIN_ORGANISATION"] = self.login_organisation
         return {"ADAPTER": self.adapter_name, **login, **limits, **self.variables}

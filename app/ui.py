@@ -20,6 +20,7 @@ from app.chat import Chat, Finished, Message, Notice, Text, Waiting
 from app.errors import NotReady, UserError
 from app.evidence import unsupported
 from app.history import Entry, answers, conversation, last_question, message
+from app.logs import ID_HEADER
 from app.panel import QUICK, QUIET, Panel, html
 from app.record import DISCLAIMER, Side, Turn
 from app.settings import Settings
@@ -170,7 +171,7 @@ class _Page:
         turns = turns[: answers(history)]
         shown = [*history, message("user", question.strip())]
         try:
-            options = self.panel.options(*controls)
+            options = {**self.panel.options(*controls), "request_id": request.headers.get(ID_HEADER, "")}
             self._check(conversation(shown), options)
         except UserError as error:
             strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
@@ -188,6 +189,7 @@ class _Page:
             self.panel.stored: "",
             self.panel.download: "",
         }
+        options["address"] = request.client.host if request.client else ""
         yield from self._answer(str(request.session_hash), begun, shown, turns, options, compare)
 
     def _answer(self, page: str, begun: View, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool) -> Iterator[View]:
@@ -202,7 +204,9 @@ class _Page:
                     del self.running[page]  # before the page shows Send again
                 yield view
         except Exception as error:
-            log.error("an answer failed: %s", type(error).__name__)  # its message may hold text of the chat
+            # Its message may hold text of the chat.
+            log.error("an answer failed: %s", type(error).__name__, extra={"request_id": options["request_id"]})
+            self.chat.metrics.error(error)
             failed = fragments.error("Something failed here. Try again: the conversation is kept.")
             yield {**self._view(busy=False), self.strips: failed, self.progress: ""}
         finally:
@@ -394,7 +398,8 @@ class _Page:
         self.chat.request(messages, **options)
         generator = self.chat.generator
         if generator.status != "ready":
-            raise NotReady(generator.message + (" Send the question again in a moment." if generator.status == "loading" else ""))
+            with self.chat.metrics.refusals():
+                raise NotReady(generator.message + (" Send the question again in a moment." if generator.status == "loading" else ""))
 
     def _state(self) -> str:
         generator = self.chat.generator

@@ -509,9 +509,13 @@ class Process:
         return self.popen.communicate(timeout=10)[0]
 
 
-def start(command: list[str], **environment: str) -> Process:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(command: list[str], **environment: str) -> Process:
+    port = free_port()
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     line = [sys.executable, *command, "--port", str(port)]
     popen = subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -110,7 +110,7 @@ def test_the_block_says_what_is_fetched_and_who_may_log_in(tmp_path: Path) -> No
     made = block(path)
     assert made["models"] == ["somebody/medical", "meta/base"] and made["preload_from_hub"] == [entry]
     assert made["hf_oauth"] is True and made["hf_oauth_authorized_org"] == "ward"
-    assert space.read(path).environment["LOGIN"] == "true" and space.read(path).environment["LOGIN_ORGANISATION"] == "ward"
+    assert space.read(path).environment["REQUIRE_LOGIN"] == "true" and space.read(path).environment["LOGIN_ORGANISATION"] == "ward"
     assert made["suggested_hardware"] == "l4x1" and made["python_version"] == "3.12"
 
 
