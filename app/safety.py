@@ -4,10 +4,11 @@
 `SELF_HARM`, `DOSES`), and signs that it happens to somebody now (`SOMEBODY`, `URGENT`) and is no lesson, vignette, memory or
 worry (`LESSON`, `PAST`, `SUPPOSED`, ...). An exam question about the same disease has the first and lacks the second.
 
-How to read a rule: each line is one rule; `&` joins groups of words that must stand near each other, in any order; `|` separates
-words of which one is enough; `pain*` is any word that begins so; `...` stands for up to three words; `_drug_` is any of `MEDICINE`,
-`_many_` a large number of pills; `not x` is "isn't x" too; an indented line goes on with the rule above it. Case and
-apostrophes do not matter, and words of many spellings have one (`SPELLINGS`): "can't" and "unable to" are written cant.
+How to read a rule: each line is one rule; `&` joins groups of words that must stand near each other, in any order; `|` separates words of
+which one is enough; `pain*` is any word that begins so; `...` stands for up to three words; `#` a digit, `[5-9]` one of these; `_drug_`
+is any of `MEDICINE`, `_many_` a large number of pills, other `_names_` stand in `CLASSES`; `not x` is "isn't x" too; an indented line
+goes on with the rule above it. Case and apostrophes do not matter, and words of many spellings have one (`SPELLINGS`): "can't" and
+"unable to" are written cant.
 
 What the rules do not cover: languages other than English, spelling far from usual, pictures of speech that name no symptom, what was
 said in earlier turns, emergencies not listed here. A clinician's question about "a patient" gets no notice, unless the
@@ -59,23 +60,20 @@ class Finding:
 # Classes of words that several rules name.
 CLASSES = """
 _self_ = myself|himself|herself|themselves|themself|yourself|hisself
-_ill_ = faint*|dizzy|giddy|gone down|went down|lightheaded|collaps*|pass out|passed out|passing out|black out|blacked out|blacking out
-    |keel*|confus*|muddled
-    |delirious|drows*|sleepy|nodding off|dozing|out of it|clammy|cold sweat*|sweat*|pale|gone white|ashen|grey|gray|blue|mottled|vomit*
-    |throwing up|threw up|been sick|being sick|breathless|short of breath|cant breath*|breath*|gasping|wheez*|floppy|limp|unconscious
-    |unrespons*|mumbl*|slurr*|cant stand|weak|shivering|twitch*
+_ill_ = faint*|dizzy|giddy|gone down|went down|lightheaded|collaps*|pass out|passed out|passing out|black out|blacked out|blacking out|keel*
+    |confus*|muddled|delirious|drows*|sleepy|nodding off|dozing|out of it|clammy|cold sweat*|sweat*|pale|gone white|ashen|grey|gray|blue
+    |mottled|vomit*|throwing up|threw up|been sick|being sick|breathless|short of breath|cant breath*|breath*|gasping|wheez*|floppy|limp
+    |unconscious|unrespons*|mumbl*|slurr*|cant stand|weak|shivering|twitch*
 _child_ = baby|newborn|infant|toddler|son|daughter|child|kid|kids|little one|little boy|little girl|little lad|boy|girl|grandson
-    |granddaughter
-    |nephew|niece|month old|months old|year old|week old|weeks old|day old|days old
+    |granddaughter|nephew|niece|month old|months old|year old|week old|weeks old|day old|days old
 _pain_ = pain*|hurt*|ache*|aching|agony|agoni*|stabbing|excruciating|sore|burning|cramp*
 _unbearable_ = severe*|agony|agoni*|unbearable|excruciating|worst|unreal|terrible|awful|horrible|so bad|really bad|cant stand|cant move
     |out of proportion|screaming|doubled over|on the floor|gone white
 _sudden_ = sudden*|all of a sudden|out of nowhere|just now|just|an hour ago|minutes ago|since this morning|this morning|this afternoon
     |tonight|last night|woke up|funny turn|happening again|last hour|since lunch|today
 _may_ = can i|can my|can he|can she|can we|can they|can our|can a|can an|can the|can his|can her|could i|could my|could he|could she
-    |could we
-    |could the|should i|should my|should he|should she|should we|may i|may my|shall i|am i|would i|would it|might i|i can|i should|i could
-    |she can|he can|be used
+    |could we|could the|should i|should my|should he|should she|should we|may i|may my|shall i|am i|would i|would it|might i|i can|i should
+    |i could|she can|he can|be used
 _took_ = took|taken|taking|swallowed|swallows|swallow|ate|eaten|drank|drunk|had|given|gave|gulped|downed|sipped|chugged|ingested|injected
     |chewed
 _pills_ = pills|tablets|tablet|pill|medicine*|medication*|meds|painkillers|antidepressants|sleepers|capsules|insulin
@@ -91,13 +89,11 @@ chest*|breastbone|sternum & pain*|hurt*|ache*|aching|pressure|tight*|crush*|sque
 indigestion|heartburn & crushing|arm|jaw|sweat*|clammy
 left arm|both arms|jaw|shoulder blades & numb*|ache|aching|hurt*|pain*|heavy|tingl* & sweat*|clammy|breath*|nause*|grey|gray|dizzy|sick
     |faint
-heart attack|cardiac arrest|stroke|anaphyla*|sepsis|septic|aneurysm|meningitis|pulmonary embol*|preeclampsia
-    |allergic reaction & am i having
+heart attack|cardiac arrest|stroke|anaphyla*|sepsis|septic|aneurysm|meningitis|pulmonary embol*|preeclampsia|allergic reaction & am i having
     |im having|is having|hes having|shes having|are having|might be having|could be having|having a|i think|thinks|might be|could this be
     |could it be|is this|is it|happening|looks like|feels like|going into|gone into|going septic
 heart & stopped|not beating
 no pulse|cant find ... pulse|cant feel ... pulse|doesnt have a pulse|in cardiac arrest
-heart & racing|pounding|hammering|fluttering|galloping & faint*|pass out|passing out|black out|blacking out|dizzy|lightheaded|breath*
 ripping|tearing & chest|back|belly|stomach|shoulder blades
 cold and clammy|clammy|ashen|gone grey|gone gray|drenched in sweat|sweating buckets|cold sweat* & arm|chest|jaw|breath*|faint*|pain*
     |pressure
@@ -116,12 +112,10 @@ slur*|speech is garbled|talking gibberish|talking nonsense|speaking gibberish|ca
     |words ... come out wrong|words ... coming out wrong|not making ... sense|making no sense|talking funny|talks funny|talking weird
     |talking strange*|speaking strange*|speech is off|speech sounds|keeps dropping things|cant string|lost ... speech
 cant talk|cant speak|stopped talking & sudden*|now|arm|face|side|properly|just|anymore
-left arm|right arm|left leg|right leg|left side|right side|left hand|right hand|one side|one arm|one leg|half ... body
-    |half ... face & numb*
+left arm|right arm|left leg|right leg|left side|right side|left hand|right hand|one side|one arm|one leg|half ... body|half ... face & numb*
     |weak*|limp|cant move|wont move|cant lift|cant raise|wont work|stopped working|not working|floppy|dead|droop*|tingl*
 arm|leg|arms|legs & sudden*|all of a sudden|out of nowhere & numb*|weak*|limp|cant move|wont move|gave way|paraly*
-vision|sight|see|eye|eyes|blind & sudden*|all of a sudden|just now|an hour ago|minutes ago|this morning & lost|gone|black|blind|cant
-    |nothing
+vision|sight|see|eye|eyes|blind & sudden*|all of a sudden|just now|an hour ago|minutes ago|this morning & lost|gone|black|blind|cant|nothing
     |curtain|double|dark
 gone blind|went blind|cant see out of|lost ... vision|lost ... sight|curtain ... over
 eye|eyes|eyeball & hit|hits|poked|punctured|scratched|firework|shot|splash* & leaking|fluid|cant see|blood*|blurr*|gone|pop*
@@ -131,14 +125,12 @@ headache|head & stiff neck|neck is stiff|neck is so stiff|cant bend ... neck|can
 confus*|disorient*|doesnt know where|doesnt know who|doesnt recogni*|delirious|incoherent|muddled|rambling|not herself|not himself
     |hallucinat*|out of it & sudden*|all of a sudden|just|now|fever*|temperature|fell|head|insulin|sugar|shiver*|infection|sun|heat|today
     |urine|uti
-head|skull|temple|forehead & hit|hits|banged|bumped|cracked|smacked|fell|fall|knock*|dropped & vomit*|throwing up|threw up|puk*|sick
-    |sleepy
+head|skull|temple|forehead & hit|hits|banged|bumped|cracked|smacked|fell|fall|knock*|dropped & vomit*|throwing up|threw up|puk*|sick|sleepy
     |drows*|confus*|passed out|knocked out|pupil*|fluid|unconsc*|blood thinner*|warfarin|wont wake|slurr*|seeing double|weird|funny
     |eyes open
 fell|fall|fallen|dropped|crash*|knocked|came off|thrown off|tackled|collided & vomit*|throwing up|threw up|puk*|drows*|confus*|sleepy
     |passed out|unconsc*|wont wake|slurr*|not moving
 pupil* & bigger|different|unequal|blown|huge
-knocked out|knocked unconsc*
 # breathing and allergy
 cant ... breath*|cant breath*|barely breath*|hardly breath*|not breath*|doesnt breath*|stopped breath*|stops breath*|no longer breath*
 high pitched|whistling|crowing|seal|barking & breath*|inhal*
@@ -197,19 +189,14 @@ nail|knife|stick|glass|screwdriver|metal|fence|pole|arrow|bullet & stuck in|thro
     |in her eye|sticking out of
 rattlesnake|snake|viper|cobra|scorpion & got me|got my|got him|got her|struck|nipped
 # poisoning
-overdos*|od|odd|oding|ods & took|taken|on|think|has|have|pills|tablets|heroin|opioid*|paracetamol|tylenol|insulin|medication*|meds|may
-    |might
+overdos*|od|odd|oding|ods & took|taken|on|think|has|have|pills|tablets|heroin|opioid*|paracetamol|tylenol|insulin|medication*|meds|may|might
     |just|accident*
-took|taken|swallowed|ate|eaten|swallows|drank|drunk|gulped|downed|ingested|chewed|got into|chugged|sipped & whole bottle|bottle of
-    |too many
-    |too much|handful|whole box|whole packet|entire|all of my|all of her|all of his|all my|all his|all her|battery|batteries|magnet*
-    |bleach
-    |antifreeze|screen wash|windscreen wash|washer fluid|windshield fluid|de icer|detergent|_many_|cleaner|cleaning fluid|chemical*
-    |poison*
+took|taken|swallowed|ate|eaten|swallows|drank|drunk|gulped|downed|ingested|chewed|got into|chugged|sipped & whole bottle|bottle of|too many
+    |too much|handful|whole box|whole packet|entire|all of my|all of her|all of his|all my|all his|all her|battery|batteries|magnet*|bleach
+    |antifreeze|screen wash|windscreen wash|washer fluid|windshield fluid|de icer|detergent|_many_|cleaner|cleaning fluid|chemical*|poison*
     |acid|perfume|sanitizer|sanitiser|glue|dettol|whole month*|months worth|weeks worth|months supply|kerosene|laundry pod*|dishwasher
     |rat poison|weedkiller|weed killer|pesticide|paraquat|methanol|lamp oil|petrol|white spirit|turpentine|drain cleaner|mushroom*|berries
-    |nicotine|vape|edible*|twice the|three times the|ten times|10 times|several times|rest of the|whole week*|a load of|loads of
-    |a bunch of
+    |nicotine|vape|edible*|twice the|three times the|ten times|10 times|several times|rest of the|whole week*|a load of|loads of|a bunch of
     |lots of
 swallowed|ate|eaten|chewed|got into|gotten into|got hold of|sucking on & pills|tablets|medicine|medication*|meds|tylenol|paracetamol|iron
     |vitamins|contraceptive*|cleaning|bleach|coin|glue
@@ -220,8 +207,6 @@ methotrexate|warfarin|lithium|digoxin|blood thinner*|chemo* & ulcers|bruis*|blee
     |too much|too many|wrong|accidentally|double*
 stopped drinking|quit drinking|alcohol withdraw*|detox* & shaking|hallucinat*|seeing things|seizure|sweating|confus*
 battery|magnet* & nose|ear|swallow*|stomach|mouth
-double dose|times my insulin|times ... insulin|twice ... insulin|wrong insulin|too much insulin & confus*|shak*|sweat*|low|sugar|faint*
-    |drows*
 carbon monoxide|co alarm|co detector|gas leak|fumes|mixed bleach|soot|house fire|breathed in smoke|inhaled smoke & headache*|dizzy|sick
     |nause*|cough*|cant|breath*|faint*|confus*|feel*|hoarse|wont wake|alarm is|alarm went|alarm going|alarm has|alarm keeps|beeping
 fentanyl|heroin|oxy|opioid*|methadone|drunk|alcohol|drinking|vodka|xanax|ghb & wont wake|not waking|cant wake|blue|not breath*|barely
@@ -233,11 +218,9 @@ seizing|convulsing|fitting|jerking all over|shaking all over|shaking violently|s
     |eyes rolled|just seized|seized again
 # not awake
 unconsc*|unrespons*|not respon*|wont respond|doesnt respond|no response|cant wake|wont wake|not waking|cant be woken|hard to wake
-    |impossible to wake|difficult to wake|cant rouse|doesnt wake|not conscious|barely conscious|drifting in and out
-    |in and out of conscious*
+    |impossible to wake|difficult to wake|cant rouse|doesnt wake|not conscious|barely conscious|drifting in and out|in and out of conscious*
     |lifeless|hasnt woken|wont rouse|wont come round|barely respon*|hardly respon*|barely awake
-passed out|collaps*|blacked out|fainted|keeled over|dropped to the floor|lying on the floor|went down & just|now|is|and|while|in front
-    |cant
+passed out|collaps*|blacked out|fainted|keeled over|dropped to the floor|lying on the floor|went down & just|now|is|and|while|in front|cant
     |wont|again|not|sudden*|still|keeps
 # children and infection
 baby|newborn|infant|toddler|son|daughter|child|kid|little one|month old|months old|week old|weeks old|year old & floppy|limp|mottled
@@ -246,16 +229,13 @@ baby|newborn|infant|toddler|son|daughter|child|kid|little one|month old|months o
     |very sleepy|unusually sleepy|not waking|breathing fast|stiff neck
 newborn|days old|day old|week old|weeks old|one month old|1 month old|two month old|2 month old & fever*|temp|temperature|hot|38*|39*|40*
     |100*|101*|102*|103*|104*
-rash|spots|dots|blotches & doesnt fade|dont fade|wont fade|not fading|dont disappear|doesnt disappear|dont go away when
-    |doesnt go away when
+rash|spots|dots|blotches & doesnt fade|dont fade|wont fade|not fading|dont disappear|doesnt disappear|dont go away when|doesnt go away when
     |glass|tumbler|press*|purple|spreading fast|fever*|temperature & fever*|temperature|glass|tumbler|press*|child|baby|son|daughter
     |spreading|hot|drows*|sleepy|ill|unwell|purple
 fever*|temperature|infect*|flu|chills|rigors|shivering & confus*|muddled|rambling|not herself|not himself|mottled|floppy|stiff neck|clammy
     |hands are freezing|fast heart*|racing|breathing fast|breathless|hardly peeing|not peeing|hasnt peed|cold hands|blotchy|limp|delirious
     |light hurts|hallucinat*
 chemo*|transplant|no spleen|neutropeni*|immunosuppress* & fever*|temperature|38*|39*|101*|102*|103*|shiver*|chills|rigors
-wound|leg|skin|redness|cut|infection & spreading|black|purple|red streak* & fast|hours|agony|fever*|excruciating|unbearable
-    |out of proportion|severe
 # pregnancy and birth
 pregnan*|weeks along|weeks gone|trimester|gave birth|postpartum|after birth|miscarr* & bleed*|losing blood|gushing|seizure*|fit|fitting
     |convuls*|headache|seeing spots|flashing lights|blurry|blurred|seeing stars|vision|swollen|swelling|under ... ribs|upper belly
@@ -273,12 +253,8 @@ baby & stopped moving|not moving|hasnt moved|havent felt|stopped kicking|no kick
 # belly, sugar, heat, other
 stomach|belly|abdom*|tummy & rigid|hard as|board|worst pain|excruciating|agony|unbearable|severe*|doubled over|screaming|sudden*
 right side|lower right|bottom right & pain|stabbing|agony & fever*|vomit*|cant walk|cant stand|cant straighten
-erection & hours
-vomit*|throwing up & green|bile & baby|newborn|months|weeks
 wet diaper*|wet nappy|wet nappies|peed & hasnt|none|no|not since|since yesterday|hours & baby|toddler|son|daughter|child|newborn|month*
-testic*|ball|balls|scrot*|nut & sudden*|severe|agony|unbearable|excruciating|twist*|swollen|vomit*|nause*|worst
-sugar|glucose|insulin|diabetic|diabetes|type 1|type one|ketones & unconsc*|confus*|passed out|wont wake|shaking|sweating|vomit*
-    |throwing up
+sugar|glucose|insulin|diabetic|diabetes|type 1|type one|ketones & unconsc*|confus*|passed out|wont wake|shaking|sweating|vomit*|throwing up
     |fruity|acetone|sleepy|drows*|breathing fast|cant keep|unrespons*|too low|very low|dropping|ketones|not making sense|in the 30s
     |in the 40s|says lo|says hi|says high|being sick
 hypo & cant|confus*|wont|drows*|unconsc*|swallow|shaking
@@ -287,14 +263,12 @@ stopped sweating|heatstroke|heat stroke|been in the sun|in the heat|heat wave|ho
     |wont wake|stumbling|not making sense|dizzy|unconsc*|temperature|is
 hypothermi*|freezing|found ... in the snow|fell through ice|fell in ... water & stopped shivering|confus*|slurr*|blue|unconsc*|drows*
     |wont wake|stiff
-potassium & 6.5|6.8|7*|8* & now|lab*|told|called|came back
-# ---- broad classes
+# Wider: people who describe what they see, in other words than the lines above.
 chest & standing on|sitting on|sat on|parked on|stood on|ton weight|squash*|band round|band around|on his chest|on my chest|on her chest
 heart|heartbeat|pulse & out of rhythm|irregular*|all over the place|skipping|jumping|racing|pounding|odd|stopping & _ill_
 pulse|heart rate|hr|heart is doing|hearts doing|heart is at|heartbeat & 1[6-9]#|15#|2##|2#|3# & _ill_|wont come down|wont slow|wont settle
 pacemaker|defibrillator|icd & shock*|blacking out|keeps going off|pulse|faint*|collaps*|fired
-bp [4-8]#|bp is [4-8]#|bp of [4-8]#|blood pressure [4-8]#|blood pressure is [4-8]#|blood pressure of [4-8]#|[4-8]# systolic
-    |systolic [4-8]#
+bp [4-8]#|bp is [4-8]#|bp of [4-8]#|blood pressure [4-8]#|blood pressure is [4-8]#|blood pressure of [4-8]#|[4-8]# systolic|systolic [4-8]#
     |hypotensive|bp dropping|bp ... unrecordable
 resps|resp rate|respiratory rate|breathing & 3#|4#|5#|30 times|40 times
 mouth|face|lip|smile|cheek & to one side|wont work|wont move|cant smile|pulling|gone funny|dribbl*|fallen
@@ -310,20 +284,16 @@ hand|arm|leg|foot|side|fingers & dead|cant hold|cant grip|useless|clumsy|dropp*|
 numb*|cant feel|no feeling|lost feeling|lost ... feeling|no sensation & wipe|down below|bottom|bum|saddle|groin|between ... legs|private*
     |genital*|bowel*|bladder|wee|pee|urin*
 back & cant control ... bladder|cant control ... bowels|cant wee|cant pee|wetting myself|soiling myself|cant hold ... pee
-cant wee|cant pee|cant urinate|cant pass ... urine|cant pass ... water|not peed|not passed|catheter & huge|swollen|bloated|all day
-    |for a day
+cant wee|cant pee|cant urinate|cant pass ... urine|cant pass ... water|not peed|not passed|catheter & huge|swollen|bloated|all day|for a day
     |hours|bursting|blocked|_unbearable_|no urine
 pulled|fished|dragged|hauled|scooped|rescued|got him out|got her out|got them out & pool|lake|river|sea|canal|pond|bath|water|surf
 went under|was under|under water|face down|nearly drowned|almost drowned & pool|lake|river|sea|canal|pond|bath|water|cough*|sleepy|minute
 grape|food|sweet|coin|marble|bone|meat|steak|something|toy|lego|peanut|sausage|apple|carrot|bread|bead|piece of & stuck|lodged|caught
-    |inhaled
-    |breathed in|wrong way|chok*|mouth & noise|sound|silent|blue|talk|breath*|gag*|drool*|cant swallow|throat|airway|wheez*
-clutch*|holding|grabbing|grabs|hands round|hands around & throat|his neck|her neck|their neck & sound|talk|noise|breath*|purple|blue
-    |eating
+    |inhaled|breathed in|wrong way|chok*|mouth & noise|sound|silent|blue|talk|breath*|gag*|drool*|cant swallow|throat|airway|wheez*
+clutch*|holding|grabbing|grabs|hands round|hands around & throat|his neck|her neck|their neck & sound|talk|noise|breath*|purple|blue|eating
 cant make ... noise|cant make ... sound|gone silent|went silent & stuck|eating|throat|swallow*|chok*
 double|twice|two lots|three times|four times|three lots|too many|too much|wrong|all of & _took_ & _pills_|dose & drows*|dizzy|sleepy
-    |nodding off
-    |faint*|collaps*|confus*|slow|vomit*|breath*|passed out
+    |nodding off|faint*|collaps*|confus*|slow|vomit*|breath*|passed out
 _child_ & _pills_|cabinet|cupboard|handbag|inhaler|cleaner|bottle & open|missing|empty|got into|got at|been at|been in|been into|sucked
     |not sure how many|dont know how many|how many he|how many she|playing with|in his mouth|in her mouth
 _took_ & brake fluid|engine oil|screenwash|toilet cleaner|slug pellets|wild mushrooms|wild berries|foxglove|essential oil|super glue
@@ -333,29 +303,26 @@ hernia|lump in ... groin|lump & wont go in|wont go back|cant push|rock hard|gone
 trach|tracheostomy|breathing tube|laryngectomy & out|blocked|fell|come|came|cant|struggl*
 feeding tube|peg|stoma|fistula|drain|picc|central line|wound|stitches|incision|c section & bleed*|opened|burst|come apart|came apart
     |split open|insides|guts|pouring
-addison*|adrenal|steroid dependent|hydrocortisone|hypopit* & vomit*|cant keep|kept ... down|keep ... down|being sick|tummy bug|weak
-    |collaps*
+addison*|adrenal|steroid dependent|hydrocortisone|hypopit* & vomit*|cant keep|kept ... down|keep ... down|being sick|tummy bug|weak|collaps*
     |faint*|crisis
 skin|hands|feet|legs|fingers|lips & mottled|blotchy|ice cold|icy|freezing|purple|blue & fever*|temperature|hot|burning up|infection|flu
     |breathing|wake|confus*|shiver*|sleepy
 headache*|dizzy|sick|nause*|faint*|sleepy & boiler|gas fire|gas heater|heater|generator|stove|alarm|bbq|barbecue|charcoal|exhaust
-    |wood burner
-    & all|everyone|everybody|family|we|weve|us|both|house|flat|tent|caravan
+    |wood burner & all|everyone|everybody|family|we|weve|us|both|house|flat|tent|caravan
 cold|freezing|icy & floor|outside|snow|water|heating|garden|river|mountain & mumbl*|hardly talk*|barely talk*|hardly speak*|not shivering
     |not even shivering|stopped shivering|slurr*|drows*|confus*|all night|stiff
-leg|arm|thigh|ankle|elbow|wrist|foot|knee|shoulder|finger|hip & bent|wrong way|wrong angle|horrible angle|funny angle|weird angle
-    |odd angle|strange angle|deformed|backwards|popped out|out of its socket
+leg|arm|thigh|ankle|elbow|wrist|foot|knee|shoulder|finger|hip & bent|wrong way|wrong angle|horrible angle|funny angle|weird angle|odd angle
+    |strange angle|deformed|backwards|popped out|out of its socket
 bone & sticking|poking|showing|through|can see|see the
 finger*|hand|toe*|thumb|arm|foot|ear|nose|leg & cut off|ripped off|torn off|bitten off|chopped off|sliced off|crushed|mangled|caught in
     |trapped in|hanging by
 knife|nail|glass|stick|metal|scissors|arrow|railing & in ... stomach|in ... chest|in ... neck|in ... back|in ... leg|in ... thigh
     |in ... head
-fell|fall|fallen|came off|thrown|dived|crash*|accident|tackled|landed & cant feel|numb|tingl*|cant move|neck ... hurt*|neck & back|neck
-    |legs|arms|waist|ladder|scaffold*|horse|bike|roof|foot
+fell|fall|fallen|came off|thrown|dived|crash*|accident|tackled|landed & cant feel|numb|tingl*|cant move|neck ... hurt*|neck & back|neck|legs
+    |arms|waist|ladder|scaffold*|horse|bike|roof|foot
 strangled|strangling|strangle|choked me|hands around ... neck|hands round ... neck & swallow*|voice|dizzy|passed out|neck|hoarse|breath*
 peeing|pee|urine|weeing|wee & pure blood|blood clots|blood & _ill_|cant
 bleed*|blood & bottom|rectum|back passage|toilet|bowl|stool*|poo & full|lots|loads|pouring|bright red|clots|_ill_
-cough*|spit*|throw*|vomit*|bringing up|brought up & blood & cup*|lots|loads|bright red|mouthful*|half a|clots|a lot|full
 itch*|hives|rash|bumps|lumps|blotch*|flush* & voice|croaky|hoarse|throat|tongue|wheez*|tight
 tongue|lips|throat|face & too big|huge|enormous|thick|ballooning|puffed|double the size|twice the size
 epipen|epi pen|auto injector & still|wheez*|again|worse|second
@@ -367,11 +334,10 @@ temperature|fever|feverish|headache & light hurts|cant bear ... light|hates ... 
 sugar|sugars|glucose|meter|bm|hypo & 1.#|2.#|says hi|says lo|in the 30s|3# & _ill_|cant swallow|wont swallow|talking|thirsty|cant
 pear drops|fruity|acetone|nail polish|nail varnish & breath*|diabet*|sugar|vomit*
 drinking|drinker|drink|alcoholic|alcohol|booze & stopped|quit|no drink|without a drink|cold turkey & shak*|spiders|seeing things|sees
-    |hallucinat*
-    |fit|seizure|insects|bugs
+    |hallucinat*|fit|seizure|insects|bugs
 pills|mdma|ecstasy|molly|speed|rave|festival|party & boiling|overheat*|jaw|burning up|fitting|wont wake|blue|snoring|collaps*
 neck|jaw|throat|face|mouth & swollen|swelling|swell*|lump & cant open|cant swallow|drool*|muffled|breath*
-redness|redder|red|cut|wound|bite|skin & by the hour|spreading|black|blister* & _unbearable_|fast|fever*
+redness|redder|red|cut|wound|bite|skin|leg|infection & by the hour|red streak*|purple|spreading|black|blister* & _unbearable_|fast|fever*
 pulsing|pulsating|throbbing & belly|stomach|abdom*|tummy & _ill_|_pain_
 stomach|belly|tummy|abdom* & _pain_ & _unbearable_|rigid|hard as|hard like|came on like|touched
 erection|priapism|hard on & hours|wont go down|since|cant get rid
@@ -385,10 +351,9 @@ took|taken|swallowed|drank|drunk|injected & pills|tablets|overdose|_drug_ & want
 cord|rope|loop & hanging|coming out|poking|sticking|dangling|between & water*|labour|labor|weeks|baby|pregnan*
 baby ... coming|having the baby|having her baby|having our baby|crowning & now|car|floor|bathroom|taxi|toilet|alone|help
 2# weeks|3# weeks|4# weeks|pregnan*|bump & cant feel ... mov*|cant feel ... kick*
-2# weeks|3# weeks|4# weeks|## weeks pregnant|# weeks pregnant|weeks gone|pregnan* & spots|flashing
-    |puffy|swollen|headache|bleed*|water*|gush*|no movement*|not moved|quiet & baby|_unbearable_|spots|lights|hands|face|vision|pad|pads
-    |gone
-    |broke|broken|leak*|clot*|blood|kick*|today|yesterday|hours
+2# weeks|3# weeks|4# weeks|## weeks pregnant|# weeks pregnant|weeks gone|pregnan* & spots|flashing|puffy|swollen|headache|bleed*|water*
+    |gush*|no movement*|not moved|quiet & baby|_unbearable_|spots|lights|hands|face|vision|pad|pads|gone|broke|broken|leak*|clot*|blood
+    |kick*|today|yesterday|hours
 burn*|burnt|burned|scald* & white|cant feel|charred|leathery|black|blister* & hand|arm|leg|face|foot|chest|back|child|_child_
 fire|flames|explosion|firework|petrol|acid|boiling & burn*|burnt|burned|alight|caught & face|hands|body|clothes|hair|chest|legs
 dived|diving|diver|surfaced|scuba & joint*|numb|tingl*|_ill_|rash|weak*
@@ -425,15 +390,13 @@ finger*|thumb|toe|ear & hanging off|half off|come off|hanging by
 """
 
 SELF_HARM = """
-kill|killed|killing|kills|hang|hanging|drown|shoot|end|ending|harm|harming|hurting|cutting|burning|starving|poison|overdose|gassing
-    |shooting
+kill|killed|killing|kills|hang|hanging|drown|shoot|end|ending|harm|harming|hurting|cutting|burning|starving|poison|overdose|gassing|shooting
     |drowning|poisoning|stabbing|punching|hitting|suffocat* & myself|himself|herself|themselves|themself|my life|his life|her life
     |their life|yourself
 cutting|slashing|slashed|carving & herself|himself|myself|her arms|his arms|my arms|wrist*|her legs|his legs|my legs|thighs|relapsed
     |months clean|weeks clean|days clean
 cuts|marks|scars|burns & arm*|wrist*|thigh*|legs & did it|herself|himself|myself|hid*|long sleeves|on purpose
-hurt|cut|burn|burned|burnt|burning|scratch|scratched|punish|slit & myself|my arms|my wrists|my thighs|my skin & on purpose|deliberate*
-    |want
+hurt|cut|burn|burned|burnt|burning|scratch|scratched|punish|slit & myself|my arms|my wrists|my thighs|my skin & on purpose|deliberate*|want
     |urge*|again|cope|when i feel|feel so|feel something|stress*|release|relief|deserve|cant stop|ashamed|guilty|secret|no one knows|upset
     |angry|calm*|cigarette*|lighter
 hit|hitting|bang*|punch* & my head|the wall|a wall|walls & until it|upset|angry|on purpose|cope|stress*
@@ -451,8 +414,7 @@ think*|thought*|dream*|fantasi*|decid*|tried|attempt*|talk*|imagin*|obsess*|urge
     |text* & of dying|about dying|about death|of death|suicid*|overdosing|to overdose|of ending|about ending|to end things|to end it
     |ending things|about being dead|going to jump|want to jump|going to do it|going to hurt|wont be here|wont be around|cant go on
     |doesnt want to be here|dont want to be here
-dont|didnt|doesnt|not|no longer|cant|stop|never & want to live|want to be alive|want to be here|want to exist|want to wake up
-    |want to go on
+dont|didnt|doesnt|not|no longer|cant|stop|never & want to live|want to be alive|want to be here|want to exist|want to wake up|want to go on
     |keep living|go on living|go on like this|go on anymore|see tomorrow|be around anymore|see the point of living|keep going anymore
     |take it anymore|be on this earth|do life|face another day|live like this|do this anymore|deserve to live
 around|here & much longer|for long|after tonight|this time tomorrow & by choice|my choice|my own terms|goodbye|sorry
@@ -484,26 +446,20 @@ give up on|giving up on|given up on & life|living|everything|myself
 better off & without me|dead|if i wasnt|if i were gone|if i was gone|without him|without her
 left|wrote|found & a note|his note|her note & gone|missing|goodbye|phone|do it
 jump*|step*|throw*|run*|walk*|driv* & balcony|cliff|overpass|in front of a train|in front of a bus|off the roof|off a building
-    |in front of a car|into traffic|tracks|under a train|motorway|into the sea|into the river|viaduct|off ... bridge|from ... bridge
-    |ledge|out ... window|from ... window|off ... roof|from ... roof
-    |the ##th floor|the #th floor|the top floor
+    |in front of a car|into traffic|tracks|under a train|motorway|into the sea|into the river|viaduct|off ... bridge|from ... bridge|ledge
+    |out ... window|from ... window|off ... roof|from ... roof|the ##th floor|the #th floor|the top floor
 painless|quickest|easiest|peaceful|quick & death|suicide
-looking up|looked up|look up|search*|googl* & tall building*|high building*|bridges|ways to end|ways to die|how to die|painless
-    |train times
+looking up|looked up|look up|search*|googl* & tall building*|high building*|bridges|ways to end|ways to die|how to die|painless|train times
     |nooses|knots
 standing|stood|sitting|stand|sit & bridge|ledge|roof|balcony|cliff|platform|railing*|tracks|edge of the & looking down|look down|jump*
     |thinking|urge|pull|how high|over the edge
-driv*|crash*|swerv*|steer* & into a tree|into a wall|off a cliff|off a bridge|into oncoming|off the road|into traffic & think*|thought
-    |want
+driv*|crash*|swerv*|steer* & into a tree|into a wall|off a cliff|off a bridge|into oncoming|off the road|into traffic & think*|thought|want
     |feel like|urge|tempted|imagin*
-family|everyone|everybody|kids|children|they|world|people|husband|wife|parents & happier|better|easier|relieved|fine & i was gone
-    |without me
+family|everyone|everybody|kids|children|they|world|people|husband|wife|parents & happier|better|easier|relieved|fine & i was gone|without me
     |i wasnt|i werent|i were gone|i died|i disappeared|i didnt exist|i was dead|im gone
-pills|tablets|meds|insulin|bottle & in front of me|take them all|taking them all|all at once|at once|taking all|take all
-    |all of them & going
+pills|tablets|meds|insulin|bottle & in front of me|take them all|taking them all|all at once|at once|taking all|take all|all of them & going
     |want*|think*|thought*|might|tempted|plan*|about to|urge|ready
-decided|going to|time to|ready to|planning to|plan to|want to|about to & end things|leave this world|leave this life
-    |leave everyone forever
+decided|going to|time to|ready to|planning to|plan to|want to|about to & end things|leave this world|leave this life|leave everyone forever
     |be with ... again in heaven|join ... in heaven
 worthless|hopeless|empty|broken|trapped|numb & die|dying|death|dead|cant go on|live
 cant cope|cant go on|cant carry on|cant keep going|cant keep living|cant face & anymore|forever|life|living|like this
@@ -513,29 +469,25 @@ voice|voices & tell*|say*|order* & kill|hurt|die|jump|harm|end
 love*|miss* & goodbye|forgive me|wont be here|wont be around|not be around
 inject* & himself|herself|themselves|myself & potassium|propofol|lethal|fatal|overdose
 still alive|still here|im alive & why am i|wish i wasnt|hate that|disappoint*|sorry i
-# ---- broad classes
+# Wider: hints, means at hand, farewells, and what others notice.
 no|lost|losing|gone & will to live|will to go on|will to carry on
 hung|hanged|hangs|gassed|poisoned|drowned|shot|stabbed & _self_
 finish myself|finish himself|finish herself|finishing myself|do myself in|doing myself in|did himself in|did herself in|do himself in
     |do herself in|off himself|off herself|top himself|top herself|topped himself|topped herself
 hope*|hoping|pray*|wish*|wont mind|wont care|dont mind|dont care|want*|would be nice|dream & bus|car|truck|lorry|train|plane|lightning
-    |cancer
-    |heart attack|accident|tumour|something & hit*|ran me over|run me over|runs me over|crash*|go down|goes down|take me|takes me|kill*
-    |get me
+    |cancer|heart attack|accident|tumour|something & hit*|ran me over|run me over|runs me over|crash*|go down|goes down|take me|takes me
+    |kill*|get me
 hope*|hoping|pray*|wish*|want*|praying|like to|if only & not wake|wont wake|dont wake|didnt wake|never wake|not waking|never waking
     |wake up ever|go to sleep and
 why & bother & wak*|living|anymore|getting up|going on|being here|alive
-im|hes|shes|sitting|sat|standing|stood & on the ledge|on a ledge|edge of ... roof|edge of ... cliff|edge of ... platform
-    |edge of ... bridge
+im|hes|shes|sitting|sat|standing|stood & on the ledge|on a ledge|edge of ... roof|edge of ... cliff|edge of ... platform|edge of ... bridge
     |wrong side of ... railing*
 _height_ & tempt*|climb*|stepping closer|step off|stepping off|throw myself|tide times|jump|jumped|googl*|drawn|closer to the edge|go over
     |let go & i|im|ive|he|she|they|me
-into & tree|wall|lorry|truck|oncoming|traffic|river|bridge & turn the wheel|driv*|steer*|swerv*|crash*|wheel|car & easy|tempt*|talk*
-    |think*
+into & tree|wall|lorry|truck|oncoming|traffic|river|bridge & turn the wheel|driv*|steer*|swerv*|crash*|wheel|car & easy|tempt*|talk*|think*
     |thought*|want*|urge|keep*|says
 looking at|look at|staring at|sitting with|holding|counting|counted|laid out|lined up|gazing at|hid|hidden|hiding|stash* & _gun_|knife
-    |knives|rope
-    |noose|pills|tablets|morphine|razor*|blades|bleach|insulin|sleeping
+    |knives|rope|noose|pills|tablets|morphine|razor*|blades|bleach|insulin|sleeping
 bought|ordered|got hold of|getting hold of|taken ... out|cleaning|loaded|has got|got hold & rope|noose|_gun_|helium|nembutal
 garage|car|engine|exhaust|hose & engine running|leave it running|leaving it running|hosepipe|locked himself|locked herself|locked myself
     |running
@@ -549,16 +501,16 @@ goodbye everyone|goodbye world|goodbye all|bye everyone|bye world|by the time yo
     |tonights the night|wont be here next|wont be here by|wont be here at|dont see myself being here|wont see christmas|not be here next
     |had enough of life|had enough of living|enough of this life|sick of life|done with life|done with everything|done with it all
     |lost the point|point of it all|no future|way forward|cant see a future|cant see any future|no light at|im on the bridge
-    |hes on the bridge|shes on the bridge|im on the roof|hes on the roof|shes on the roof|nothing left for me
-    |cutting again|started cutting|self injur*|urge to cut|cut again|want to disappear|should ... disappear
-    |id use on myself|use on myself|what i might do|what im capable of|trust myself|nothing keeps me|nothing to stay for
-    |want out of life|want out of this life|end my life|end matters|finish my life|end my existence|quit life|leave this world
+    |hes on the bridge|shes on the bridge|im on the roof|hes on the roof|shes on the roof|nothing left for me|cutting again|started cutting
+    |self injur*|urge to cut|cut again|want to disappear|should ... disappear|id use on myself|use on myself|what i might do
+    |what im capable of|trust myself|nothing keeps me|nothing to stay for|want out of life|want out of this life|end my life|end matters
+    |finish my life|end my existence|quit life|leave this world
 whats|what is|is there & the point anymore|the point of anything|the point of me|any point anymore|the use anymore|any point in me
 chosen|picked|set|fixed|decided|made up my mind & a date|the date|my date|sunday|monday|tuesday|wednesday|thursday|friday|saturday|tonight
     |the day & ready|go|end|took|die|tell|goodbye|night|do it
 made peace|at peace|calm & funeral|letters|will|goodbye|tonight|ready|plan|it
-ready to go|want to go|time to go|time for her to go|time for him to go|had ... life|good innings & join|be with|eat*|chosen
-    |enough|heaven|took|die|dead
+ready to go|want to go|time to go|time for her to go|time for him to go|had ... life|good innings & join|be with|eat*|chosen|enough|heaven
+    |took|die|dead
 join|be with & late wife|late husband|in heaven|my mum|my dad|my wife|my husband|my son|my daughter|her|him|grandad|gran|mum|dad & want*
     |ready|wish*|going to & died|heaven|passed|late|go|drawer|pills|again|nothing
 stop eating|stopped eating|wont eat|refus* & die|ready to go|join|had enough|time|dead
@@ -570,12 +522,10 @@ cut|cuts|slit|slits|slashed|slashing & wrists
 bite|biting|pull*|pick*|scratch*|burn*|starv*|hit|hitting|bang*|punch*|hurt|cutting & myself|my skin|my arms|my legs|my head|my thighs
     |my hair|my hand & till ... bleed*|until ... bleed*|only thing that helps|it helps|numb|stressed|punish*|deserve|feel alive
 _took_|overdos* & fight|row|argument|argued|broke up|say sorry|end|be saved|hoping|find me|in laws|failed exam|want to die
-    |dont want to be & pills|tablets|strip|overdos*|morphine|weedkiller|bleach|pesticide|poison|vodka|prescription|medic*|insulin|box
-    |_drug_
+    |dont want to be & pills|tablets|strip|overdos*|morphine|weedkiller|bleach|pesticide|poison|vodka|prescription|medic*|insulin|box|_drug_
 took an overdose|taken an overdose|overdosed on purpose|overdose on purpose|tried to overdose
-didnt work|had worked|it worked|woke up|survived|still alive|pulled through & gutted|wish|disappointed|sorry|regret|hoping & overdos*
-    |pills|it
-    |hospital|did|took|morphine
+didnt work|had worked|it worked|woke up|survived|still alive|pulled through & gutted|wish|disappointed|sorry|regret|hoping & overdos*|pills
+    |it|hospital|did|took|morphine
 would anyone find|anyone even find|would find me|will find me|finds me|find my body|until someone finds|find me before
 deserve* better than me|deserve* a better|better with another mother|better with a different|better with another|better without me
     |happier with me gone|with me gone|happier without me|fine without|better off without|better without him|better without her
@@ -588,16 +538,14 @@ cuts & on my|in my & making|make|started|doing|done|keep
 hit myself|punch myself|slap myself|bite myself|hurt myself|burn myself|cut myself & when|because|wrong|upset|stress*|angry|deserve|again
     |keep
 razor|blade|blades|knife|_gun_|rope|pills|tablets|bottle & in my hand|next to me|in front of me|on the table|beside me & want|thinking
-    |going to
-    |use|take|taking|stare|staring|end
+    |going to|use|take|taking|stare|staring|end
 reason|point|purpose|will|desire & stay alive|staying alive
 wish|wished & was never born|never been born|i had died|id died|who died|died instead|could die|would die|was the one|id been the one
-waste of oxygen|waste of space|better dead|better off dead|rather be dead|god please take me|take me in my sleep|god take me
-    |god to take me
+waste of oxygen|waste of space|better dead|better off dead|rather be dead|god please take me|take me in my sleep|god take me|god to take me
     |lord take me|regret surviving|planning my death|planning my suicide|my own death|give up on life|cant live with myself|over it all
     |cant be bothered living|dont belong here|no longer want to live|done living|finished with life|checking out for good|sleep forever
-threat*|says|said|going to|about to & jump* & window|balcony|bridge|roof|off|building|ledge|train
-threat* & jump|do it|overdose|kill|cut|harm & himself|herself|jump|if i|unless|she|he
+threat*|going to|about to|hed|shed & jump* & window|balcony|bridge|roof|off|building|ledge|train
+threat* & jump*|do it|overdose|kill|cut|harm & himself|herself|jump|if i|unless|she|he
 cut|cuts|slit|slash* & his throat|her throat|my throat|their throat|own throat
 think*|thought & how i would do it|how id do it|ways to do it|how to do it|doing it|when i would do it & keep|always|lot|constantly|about
 took|taken|swallowed & pills|tablets|overdos*|_many_ & goodbye|sorry|bye|forgive
@@ -613,18 +561,15 @@ painless|quickest|easiest|peaceful|least painful|surest|fastest & way to die|way
 painless|least painful & way to go
 how long|does it hurt|would it hurt|will it hurt|is it quick|is it painful & to die|to bleed out|to suffocate|to drown|to hang & hanging
     |wrist*|overdos*|pills|carbon monoxide|jump*|drown*|bleed out|suffocat*|cutting
-how many|how much|what dose|which|painless|quickest|easiest|peaceful|least painful|best way|surest|fastest|how do i|how can i|how to
-    |ways to
+how many|how much|what dose|which|painless|quickest|easiest|peaceful|least painful|best way|surest|fastest|how do i|how can i|how to|ways to
     |would it take|enough|would|is it quick|what dosage|lethal|fatal & kill me|kill myself|killing myself|to die|lethal dose|fatal dose
-    |end my life|ending my life|never wake up|end it all|hang myself|unalive*|die from an overdose|be dead|to end it|finish me
-    |hang yourself
+    |end my life|ending my life|never wake up|end it all|hang myself|unalive*|die from an overdose|be dead|to end it|finish me|hang yourself
 lethal|fatal|deadly & pills|tablets|drug|drugs|dose|amount|combination|_drug_ & for me|for myself|my weight|my size
 take|swallow|inject & all of these|all of them|all these|all of my|_many_ & will i die|would i die|kill me
-do me in|see me off|finish me|finish me off|finish myself|stop my heart|kill me & pill*|tablet*|which|what|would|anything
-    |over the counter|could
+do me in|see me off|finish me|finish me off|finish myself|stop my heart|kill me & pill*|tablet*|which|what|would|anything|over the counter
+    |could
 which|what|is there|are there & poison*|pill*|tablet*|meds|medic*|chemical*|household|drug* & untraceable|cant be traced|undetect*
-    |without pain
-    |im done|if i took|had enough|do me in|kill me
+    |without pain|im done|if i took|had enough|do me in|kill me
 would i|will i|id & die|survive|dead|be killed & jump*|fell off|floor|bridge|stor*|overdos*|took
 how high|what height|how tall|how far & to die|to fall|jump|fall & die|kill|dead|certain
 how many|how much|what dose|how long until|how long before & kill you|kills you|stop your heart|stop my heart|for good|kill yourself
@@ -642,45 +587,33 @@ if i drink|if i swallow|if i inject|if i jump|if i drank & will i die|would i di
 """
 
 DOSES = """
-# ---- broad classes
-_may_|will|do i|must i|ok|safe|safely|allowed|fine|dangerous|bad|clash|how much|how many|how often|how long|how soon|how quick*
-    |how late|how slow*|how do i|how would i|when|what dose|best time|too soon|maximum|most|highest|lowest|together
-    |instead|or not|too much|too many|need|protected|right time & _drug_
+# Any question or slip about taking a medicine.
+_may_|will|do i|must i|ok|safe|safely|allowed|fine|dangerous|bad|clash|how much|how many|how often|how long|how soon|how quick*|how late
+    |how slow*|how do i|how would i|when|what dose|best time|too soon|maximum|most|highest|lowest|together|instead|or not|too much|too many
+    |need|have to|supposed to|too high|too low|enough|protected|right time & _drug_
 took|taken|had|gave|given|put|used|vomit*|threw|brought & twice|two|late|early|wrong|double|extra|again|after|up|empty stomach|on & _drug_
-forgot|missed|skipped|skip|swap|switch|move|up|down|drop|raise|halve|split|crush|open|stop|quit|cold turkey|wonder|run out|ran out
-    |running low
-    |still need & _drug_
+forgot|forgotten|miss|missed|skipped|skip|taper|wean|come off|coming off|get off|swap|switch|move|up|down|drop|raise|halve|split|crush|open
+    |stop|quit|cold turkey|wonder|run out|ran out|running low|still need & _drug_
 beer|wine|pint|drink|drinks|drinking|alcohol|booze|spirits|prosecco|glass|weed|grapefruit & _drug_
 how do i|how should i|how would i|how can i|when do i|when should i|where do i & taper|take|come off|stop|use|wean|inject|space|titrate
     |switch|give
 alcohol|wine|beer|drink|drinking|drive|driving|grapefruit|smoke & on|with|while|taking|after|before & can|safe|ok|should|allowed|fine
-husbands|wifes|friends|mums|moms|dads|sisters|brothers|someone elses|leftover|expired|out of date|old|dogs|ran out|run out & use|take
-    |taking
+husbands|wifes|friends|mums|moms|dads|sisters|brothers|someone elses|leftover|expired|out of date|old|dogs|ran out|run out & use|take|taking
     |share|until|borrow|can i|should i|ok|start|do i
-would|will|is & _drug_ & ok|enough|safe|too much|a lot|too strong|normal|hurt|harm|allowed
-am i allowed|allowed|is it safe|safe together|can i do|is it ok & _drug_ & with|while|together|high|after|more|again|too|on|do
-how much|how many|what amount & _drug_
 what happens|what if|what would happen & take|took|mix|miss|skip|double|stop
-do i|must i|need to|have to|supposed to|meant to & take|inject|skip|double|stop|finish|complete|continue & _drug_
-dose|_drug_ & high|too high|low|too low|right|enough|maximum|correct & is
 lower|reduce|increase|raise|change|adjust|cut down|cut back|go up on|go down on|bump & _drug_|dose
-taper|wean|come off|coming off|get off|quit & _drug_
 how much|how many|what dose|which dose|what dosage|what is the dose|right dose|correct dose|dose|dosage|max|maximum|safe amount & take
     |taking|give|giving|inject|use|have|need|put|swallow|apply|safely|for me|for my|should i|can i|do i|she can have|he can have|my size
     |my weight|my age|someone my
 can|could|would|should|may|shall|is it ok*|ok|safe|fine|dangerous|bad|allowed & take|taking|give|giving|mix|mixing|combin*|doubl*|increas*
-    |up|rais*|lower*|reduc*|cut|halv*|split|skip*|stop|stopping|stopped|quit|restart*|swap*|switch*|crush*|wean*|taper*|come off
-    |coming off
+    |up|rais*|lower*|reduc*|cut|halv*|split|skip*|stop|stopping|stopped|quit|restart*|swap*|switch*|crush*|wean*|taper*|come off|coming off
     |go off|have
-forgot|missed|skipped|miss|forgotten & dose|doses|pill|pills|tablet*|shot|injection|insulin|medic*|meds|antibiotic*|_drug_
 spat|spit|vomit*|threw|brought & out|up & _drug_
 my dose|dose for me|dose do i|doubled up|dose should i & _drug_|on|of
-took|taken|given|gave|had|accidentally & two|twice|2x|an extra|double|extra|too much|wrong|another|second|in the morning|at night
-    |too early
+took|taken|given|gave|had|accidentally & two|twice|2x|an extra|double|extra|too much|wrong|another|second|in the morning|at night|too early
     |too late|accidentally & dose|doses|pill|pills|tablet*|_drug_
 how often|how long|every how|when|how soon|how far apart|how late & take|give|another|next dose|again|keep taking|stop taking|stay on|use
     |wait|between
-too much|too high|high enough|too low|enough|strong enough & mg|ml|mcg|units|dose|tablet*|pills|_drug_
 """
 
 # Medicines whose names do not show it, as counters in the UK and Ireland, North America, Australia and India know them.
@@ -830,7 +763,8 @@ LESSON = re.compile(
     r"what|about)|(?:preparing|writing|giving|teaching|doing) (?:an?|the|my) (?:\w+ )?(?:talk|essay|paper|report|article|book|lesson|"
     r"lecture|class|research|study|speech|course)|thesis|syllabus|anki)\b|\b(?:studying|revising|revision|med(?:ical)? student|"
     r"nursing student|medical school|"
-    r"nursing school|paramedic student|first aid (?:course|class|training)|(?<!in )my (?:class|course|professor|tutor|presentation|"
+    r"nursing school|paramedic student|student (?:paramedic|nurse|doctor|midwife)|first aid (?:course|class|training)|"
+    r"(?<!in )my (?:class|course|professor|tutor|presentation|"
     r"paper|novel|"
     r"story|screenplay|character|script|blog|article|podcast))\b|"
     r"\bhow many (?:people|deaths|suicides|adults|children|women|men)\b|\bwhat (?:percentage|proportion)\b|\bhow common\b|"
