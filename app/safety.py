@@ -387,6 +387,16 @@ fell on|fallen on|landed on|rolled onto|rolled over|toppled|came down on & tree|
 bleed* & dialysis|fistula|stump|from ... ear|from ... ears|from ... neck|varicose|tonsil*|operation
 pulses|pulsing & bulge|lump|belly|tummy|stomach
 finger*|thumb|toe|ear & hanging off|half off|come off|hanging by
+slumped|slumps|slumping & dribbl*|droop*|sideways|wont|cant|mouth|arm|grey|not
+heart & explode|burst|giving out & seeing black|_ill_|vision|pain*
+bone|pin|needle|glass|toothpick & swallowed|throat|stuck & blood|spitting|cant swallow|drool*|pain*
+jaw & lock*|cant open & stiff|arch*|spasm*|nail|wound|rusty
+throat|windpipe & hit|kicked|punched|elbow*|kneed & voice|breath*|swallow*|swell*
+rolled off|fell off|fell out & drows*|vomit*|sleepy|floppy|unconscious|confus*
+bitten|bite|bit|scratched & bat|rabid|monkey|raccoon
+leg|arm|foot|hand & white|cold|pale|numb & pain*|agony & _sudden_
+bleed* & for ... hours|for hours|all day|wont clot
+confus*|drows*|rambling & yellow|jaundice*
 """
 
 SELF_HARM = """
@@ -552,6 +562,13 @@ took|taken|swallowed & pills|tablets|overdos*|_many_ & goodbye|sorry|bye|forgive
 googl*|looking up|looked up|search* & how many pills|how many tablets|overdos*|lethal|painless|how to die|ways to
 will i|would i|going to & see christmas|see another|be here for|live to see & dont want|not going to|doubt i|wont
 life & over|pointless|too hard|too much|unbearable|a joke & cant|want it|end|anymore|done
+thoughts|thinking|thought|think & not existing|not being here|not being alive|being dead|ending everything
+only thing stopping me|only reason im still|only thing keeping me|if i had the courage|too scared to do it|too much of a coward|my last day
+    |worth staying for|see myself getting old|wont be around for|wont make it to|a noose|feel like ending everything|just end everything
+easier|better|simpler & for everyone|for them|for my family|for you all & didnt wake|dont wake|wasnt|werent|vanish*|disappear*|gone
+sorry when|miss me when|happy when & hes dead|shes dead|im dead|hes gone|shes gone|im gone
+took|taken|swallowed & too many|pills|tablets|overdose & cant cope|upset|cant take|cant go on|cry for help
+rehears*|practis*|practic* & do it|doing it|in my head|dying
 """
 
 # Asks for the means: such a question gets no answer.
@@ -584,6 +601,7 @@ how many|how much & to overdose|to od|to overdose on
 where do i|where to|where should i & cut & die|vein|artery|bleed
 high enough|tall enough|deep enough & bridge|building|jump|die|cliff|cut
 if i drink|if i swallow|if i inject|if i jump|if i drank & will i die|would i die|kill me|die quick*|die fast
+how many|how much & end it|end me|do the job|do it for me & units|pills|tablets|insulin|_drug_
 """
 
 DOSES = """
@@ -835,7 +853,8 @@ SPELLINGS = {
     "suicide": r"suiside|sucide|suicde",
 }
 FIGURES_OF_SPEECH = re.compile(
-    r"\b(?:(?:lost|losing) (?:\w+ ){1,3}to suicide|through (?:my|his|her|the) nose|shaving|on the oven|playing (?:football|soccer|"
+    r"\b(?:suicide (?:prevention|awareness|statistics)|(?:lost|losing) (?:\w+ ){1,3}to suicide|through (?:my|his|her|the) nose|shaving|"
+    r"on the oven|playing (?:football|soccer|"
     r"tennis|basketball)|dying (?:to know|"
     r"of (?:laughter|curiosity|boredom|embarrassment)|laughing)|die (?:laughing|of embarrassment|for)|kill(?:ing)? (?:me with|time|it|"
     r"two birds)|to die for|killer|drop dead gorgeous|heart stopping|breathtaking|choking hazard|choking on my words|(?:i|we) choked up|"
