@@ -853,7 +853,8 @@ SPELLINGS = {
     "suicide": r"suiside|sucide|suicde",
 }
 FIGURES_OF_SPEECH = re.compile(
-    r"\b(?:suicide (?:prevention|awareness|statistics)|(?:lost|losing) (?:\w+ ){1,3}to suicide|through (?:my|his|her|the) nose|shaving|"
+    r"\b(?:suicide (?:prevention|awareness|statistics)|talk(?:s|ing)? (?:\w+ )?in (?:my|his|her) sleep|(?:lost|"
+    r"losing) (?:\w+ ){1,3}to suicide|through (?:my|his|her|the) nose|shaving|"
     r"on the oven|playing (?:football|soccer|"
     r"tennis|basketball)|dying (?:to know|"
     r"of (?:laughter|curiosity|boredom|embarrassment)|laughing)|die (?:laughing|of embarrassment|for)|kill(?:ing)? (?:me with|time|it|"
