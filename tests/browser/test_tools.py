@@ -100,7 +100,7 @@ def test_both_models_are_compared_blind_and_told_apart_after_the_vote(
     page.locator("#vote-b").click()
     expect(sides.locator("h2").first).to_contain_text(": ")
     assert {name.split(": ")[1] for name in sides.locator("h2").all_inner_texts()} == {"tuned, adapter on", "base alone"}
-    expect(page.locator("#sides .foot")).to_contain_text("changes the logits")
+    expect(page.locator("#sides .lead")).to_contain_text("changes the logits")
     clean(page, "voted")
     tuned = next(side for side in sides.all() if "tuned" in side.locator("h2").inner_text()).locator("p").inner_text()
     page.locator("#compare input").uncheck()
@@ -238,7 +238,7 @@ def test_pictures_to_look_at(served: Served, open_page: Callable[..., Page], scr
     expect(page.locator("#votes")).to_be_visible()
     shoot("3-compared")
     page.locator("#vote-a").click()
-    expect(page.locator("#sides .foot")).to_contain_text("logits")
+    expect(page.locator("#sides .lead")).to_contain_text("logits")
     shoot("4-voted")
     page.locator("#compare input").uncheck()
     ask(page, "My dad has crushing chest pain right now, what should I do?")
