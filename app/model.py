@@ -411,7 +411,7 @@ def open_tokenizer(adapter: str, directory: Path, contract: Contract) -> PreTrai
     try:
         peft_config = PeftConfig.from_pretrained(str(directory))
         tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
         raise AdapterError(f"{adapter} cannot be opened: its configuration or tokenizer is damaged. Fetch or train it again.") from error
     if peft_config.peft_type != "LORA":
         raise AdapterError(f"{adapter} is a {peft_config.peft_type} adapter; this app opens LoRA adapters.")

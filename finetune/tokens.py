@@ -31,7 +31,7 @@ def open_tokenizer(base: str, revision: str | None, template: str) -> PreTrained
     folder = folder or fetch(base, revision, TOKENIZER_FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
         raise ConfigError(f"The base model {base} has no tokenizer that can be opened. Restore its tokenizer.json.") from error
     tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
     return tokenizer
