@@ -4,7 +4,6 @@ Gradio answers a value that it cannot read with 500 and a traceback that holds t
 """
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 from gradio import Blocks
@@ -50,11 +49,6 @@ _VALUES: dict[str, TypeAdapter[Any]] = {
     "slider": TypeAdapter(float | None, config=_STRICT),
     "state": TypeAdapter(Any),  # kept on the server: what is sent for it is not read
 }
-_ALLOWED: dict[str, Callable[[Any, Any], bool]] = {
-    "radio": lambda radio, value: value in {choice for _, choice in radio.choices},
-    "slider": lambda slider, value: slider.minimum <= value <= slider.maximum,
-    "textbox": lambda textbox, value: textbox.max_length is None or len(value) <= textbox.max_length,
-}
 
 
 class PageRequests:
@@ -98,8 +92,12 @@ class PageRequests:
             or posted.trigger_id not in {None, *(target for target, _ in event.targets)}
         ):
             raise ValueError("no event of the page")
+        known = self.page.state_holder[posted.session_hash]  # choices may have changed on this page
         for component, value in zip(event.inputs, posted.data, strict=True):
-            _VALUES.get(component.get_block_name(), _TEXT).validate_python(value)
-            allowed = _ALLOWED.get(component.get_block_name())
-            if value is not None and allowed and not allowed(component, value):
-                raise ValueError("not a value of the component")
+            kind = component.get_block_name()
+            _VALUES.get(kind, _TEXT).validate_python(value)
+            if kind not in ("chatbot", "state"):
+                try:
+                    known[component._id].preprocess(value)
+                except Exception as error:
+                    raise ValueError("the component cannot have it") from error

@@ -67,10 +67,7 @@ class Panel:
 
     def _lay_out_settings(self) -> None:
         names, most = list(offer.offered(self.settings)), self.settings.max_new_tokens
-        # One that has gone meanwhile is refused by `options`, with the cure, and not by Gradio.
-        self.adapter = gr.Dropdown(
-            names, value=names[0], label="Adapter", interactive=True, filterable=False, allow_custom_value=True, elem_id="adapter"
-        )
+        self.adapter = gr.Dropdown(names, value=names[0], label="Adapter", interactive=True, filterable=False, elem_id="adapter")
         self.look = gr.Button("Look for a newer version", elem_id="look", size="sm", visible=self.renewable)
         self.found = html(elem_id="found")
         self.use_adapter = gr.Checkbox(True, label="Use the adapter", info="Off: the base model answers alone.", elem_id="use-adapter")

@@ -374,6 +374,8 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             callback_notify=end_if_failed,
         )
     )
+    # uvicorn sends itself the signal again once it has ended; to have ended as asked is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     server.run(sockets=[listener])
     return int(failed)
 

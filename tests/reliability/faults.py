@@ -73,8 +73,11 @@ def hub_down(folder: Path) -> list[Row]:
     with HubServer() as hub:
         publish_demo_base(hub)
         files = {path.name: path.read_bytes() for path in (ROOT / DEMO_ADAPTER).iterdir() if path.is_file()}
-        for name in ("adapter_config.json", "prompt_contract.json", "run.json"):
-            files[name] = re.sub(rb'"[^"]*assets/demo/base"', b'"somebody/demo-base"', files[name])
+        base = "somebody/demo-base"
+        contract, config = json.loads(files["prompt_contract.json"]), json.loads(files["adapter_config.json"])
+        contract["base"] |= {"id": base, "revision": hub.repos[base].main}
+        config |= {"base_model_name_or_path": base, "revision": hub.repos[base].main}
+        files |= {"prompt_contract.json": json.dumps(contract).encode(), "adapter_config.json": json.dumps(config).encode()}
         hub.repos[REPO] = Repo("somebody")
         hub.repos[REPO].commit(files, "Publish adapter")
         with running(folder / "up", *arguments, HF_ENDPOINT=hub.url, **home) as server, httpx.Client(timeout=120) as client:
