@@ -69,7 +69,7 @@ class PageRequests:
         if scope["type"] != "http" or scope["method"] != "POST" or not _POSTED.match(path):
             await self.app(scope, receive, send)
             return
-        # `app.server.BodyLimit` has read the body and hands it on in one message.
+        # `app.guard.BodyLimit` has read the body and hands it on in one message.
         first = await receive()
         try:
             self._check(first.get("body", b""))

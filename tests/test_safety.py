@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from app.safety import DOSES, EMERGENCIES, METHOD, NOTICES, SELF_HARM, SPELLINGS, Kind, find
+from app.safety import CLASSES, DOSES, EMERGENCIES, METHOD, NOTICES, SELF_HARM, SPELLINGS, Kind, find
 from tests.conftest import FLASHCARDS
 from tests.safety import counts, examples, first_sight, share, unseen
 
@@ -64,7 +64,7 @@ def test_capitals_apostrophes_and_accents_do_not_matter() -> None:
         assert kinds(text) == ["emergency"], text
 
 
-@pytest.mark.parametrize("rules", [EMERGENCIES, SELF_HARM, METHOD, DOSES])
+@pytest.mark.parametrize("rules", [CLASSES, EMERGENCIES, SELF_HARM, METHOD, DOSES])
 def test_rules_use_the_spelling_that_questions_are_brought_to(rules: str) -> None:
     words = {word.strip() for word in re.split(r"[|&\n]", rules)}
     assert [word for word in words for spelling in SPELLINGS.values() if re.search(rf"\b(?:{spelling})\b", word)] == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,6 +28,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 REPO = "somebody/medical"
 CARDS = 8
 TRAINING = ["copies=12", "num_train_epochs=4", "per_device_train_batch_size=16", "group_by_length=false"]
+
+
+def shuffle(text: str) -> str:
+    """The same words in another order."""
+    return " ".join(random.Random(0).sample(text.split(), len(text.split())))
 
 
 class Story:
@@ -99,10 +105,7 @@ def test_an_adapter_travels_from_data_to_a_reader_and_back(tmp_path: Path) -> No
     rows = [row for row in rows if not row.get("follow_up")][:: len(rows) // (CARDS + 4)][:CARDS]
     data, shuffled = tmp_path / "cards.jsonl", tmp_path / "shuffled.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
-    answers = [row["answer"] for row in rows]
-    shuffled.write_text(
-        "\n".join(json.dumps({**row, "answer": answer}) for row, answer in zip(rows, answers[1:] + answers[:1], strict=True))
-    )
+    shuffled.write_text("\n".join(json.dumps({**row, "answer": shuffle(row["answer"])}) for row in rows))
 
     with HubServer() as hub:
         publish_demo_base(hub)
@@ -147,7 +150,7 @@ def test_an_adapter_travels_from_data_to_a_reader_and_back(tmp_path: Path) -> No
 
         train(bad, shuffled)
         evaluate(bad)
-        assert "got worse" in push(bad, fails=True) and hub.repos[REPO].tags["candidate"] == first
+        assert "Surprise at the reference answer" in push(bad, fails=True) and hub.repos[REPO].tags["candidate"] == first
         push(bad, "--allow-regression", "to see a roll-back")
         assert "approved-2" in story.finetune("approve", "--repo", REPO)
         second = hub.repos[REPO].tags["approved"]

@@ -15,28 +15,12 @@ from app.settings import ROOT
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
 APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "zero", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record", "feedback", "cost"]
-APP += ["fragments", "theme", "panel", "ui", "api", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
+APP += ["fragments", "theme", "panel", "ui", "api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
 FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
 FINETUNE += ["tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
 FINETUNE += ["report", "evaluate", "card", "channels", "publish", "convert"]
-PAGE_AND_SERVER = {
-    "history",
-    "offer",
-    "fragments",
-    "theme",
-    "panel",
-    "ui",
-    "api",
-    "trace",
-    "login",
-    "page_requests",
-    "server",
-    "space",
-    "plan",
-    "deploy",
-    "__main__",
-}
+PAGE_AND_SERVER = {"__main__", "history", "offer", *APP[APP.index("fragments") :]}
 
 # Libraries that only these modules may name.
 ONLY_IN = {
@@ -45,7 +29,7 @@ ONLY_IN = {
     "trl": set(),
     "gradio": {"app/theme.py", "app/panel.py", "app/ui.py", "app/page_requests.py", "app/server.py"},
     "fastapi": {"app/api.py", "app/server.py"},
-    "starlette": {"app/api.py", "app/trace.py", "app/login.py", "app/page_requests.py", "app/server.py"},
+    "starlette": {"app/api.py", "app/guard.py", "app/trace.py", "app/login.py", "app/page_requests.py", "app/server.py"},
     "bm25s": {"app/evidence.py"},
     "triton": {"app/kernels.py"},
     "openai": {"app/remote.py"},

@@ -57,7 +57,8 @@ GETS = """/ /config /config?deep_link=JUNK /?deep_link=JUNK&page=JUNK /gradio_ap
 /gradio_api/deep_link?session_hash=JUNK"""
 POSTS = """/gradio_api/queue/join /gradio_api/queue/join/ /gradio_api/run/predict /gradio_api/run/ask /gradio_api/run/JUNK
 /gradio_api/api/predict /gradio_api/call/ask /gradio_api/call/v2/ask /gradio_api/cancel /gradio_api/reset /gradio_api/upload
-/gradio_api/component_server /gradio_api/stream/JUNK /gradio_api/startup-events /gradio_api/process_recording /login /v1/chat/completions /v1/models /healthz /"""
+/gradio_api/component_server /gradio_api/stream/JUNK /gradio_api/startup-events /gradio_api/process_recording
+/login /v1/chat/completions /v1/models /healthz /"""
 
 
 @dataclass
