@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.reliability import bad_requests, faults, load
+from tests.reliability import load
 from tests.reliability.server import Row
 
 log = logging.getLogger("tests.reliability")
@@ -19,6 +19,20 @@ def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = ["| what | n | result | |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {row.what} | {row.n:,} | {row.result} | {'pass' if row.passed else 'FAIL'} |" for row in rows)])
+
+
+def run_requests(folder: Path, count: int, seed: int) -> list[Row]:
+    """The bad requests; what makes them is slow to import, and the load does without."""
+    from tests.reliability import bad_requests
+
+    return bad_requests.run(folder, count, seed)
+
+
+def run_faults(folder: Path) -> list[Row]:
+    """The faults; see `run_requests`."""
+    from tests.reliability import faults
+
+    return faults.run(folder)
 
 
 def main() -> int:
@@ -39,8 +53,8 @@ def main() -> int:
         folder = Path(name)
         parts = {
             "load": lambda: load.run(folder / "load", args.conversations, args.seconds),
-            "requests": lambda: bad_requests.run(folder / "requests", args.requests, args.seed),
-            "faults": lambda: faults.run(folder / "faults"),
+            "requests": lambda: run_requests(folder / "requests", args.requests, args.seed),
+            "faults": lambda: run_faults(folder / "faults"),
         }
         for part, run in parts.items():
             if not args.only or part in args.only:

@@ -15,8 +15,7 @@ import httpx
 
 from app.settings import ROOT
 from tests.page_client import PageClient
-from tests.reliability.server import Row, Server, running
-from tests.test_server import wait_for
+from tests.reliability.server import Row, Server, running, wait_for
 
 MAX_TOKENS = 32
 QUESTIONS = 8

@@ -1,9 +1,14 @@
-"""`python -m app` in a process of its own, with its log in a file, and the lines of the table."""
+"""`python -m app` in a process of its own, with its log in a file, and the lines of the table.
+
+Shares nothing with tests that open a model: who asks should not take the processor from who answers.
+"""
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +18,6 @@ import httpx
 import psutil
 
 from app.settings import ROOT
-from tests.test_server import free_port, ready, wait_for
 
 MEGABYTE = 2**20
 # What must not stand in a log: Python's own traceback, and our words for an answer or a request that failed.
@@ -61,10 +65,28 @@ class Server:
         return response.status_code == 200 and bool(response.json()["choices"][0]["message"]["content"])
 
 
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Looks again and again until the condition holds or the time is over; says which."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def ready(url: str) -> bool:
+    """Whether the server answers questions."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 def launch(folder: Path, *arguments: str, **environment: str) -> Server:
     """Starts the app and returns at once; its log and ratings go into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, log = free_port(), folder / "log.txt"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = folder / "log.txt"
     kept = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "PYTHONUNBUFFERED": "1"}
     settings = {"FEEDBACK_FOLDER": str(folder / "feedback"), "LOG_FORMAT": "json"}
     with log.open("wb") as file:
