@@ -25,7 +25,7 @@ class _Part(BaseModel):
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     role: Literal["user", "assistant"]
-    content: str | list[_Part]
+    content: list[_Part]
     metadata: None = None
     options: None = None
 

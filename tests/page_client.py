@@ -30,12 +30,12 @@ class PageClient:
         """Asks on an empty page; returns everything that the page is told until the end, as text."""
         return "\n".join(self.told(question))
 
-    def told(self, question: str, history: Sequence[dict[str, str]] = (), **controls: Any) -> Iterator[str]:
+    def told(self, question: str, history: Sequence[dict[str, Any]] = (), **controls: Any) -> Iterator[str]:
         """Asks, and yields the JSON of each event as it comes.
 
         Args:
             question: What is typed.
-            history: The messages before it.
+            history: The messages before it, as the page holds them.
             controls: New values of the settings, by what stands beside them, such as {"Use the adapter": False}.
         """
         data: list[Any] = []

@@ -21,7 +21,7 @@ MAX_TOKENS = 32
 QUESTIONS = 8
 FOLLOW_UP = "How is it treated?"
 TOLD_SECONDS = 5.0  # who waits longer than this for the first word has been told a place
-GROWTH = 1.15  # of memory, from the first half of the load to the second
+GROWTH = 1.15  # of memory, once all pages have been opened
 
 Key = tuple[str, bool]  # question, adapter on
 Message = dict[str, str]
@@ -130,7 +130,8 @@ def by_page(load: Load, page: PageClient, messages: list[Message], tuned: bool, 
     asked, first = time.monotonic(), None
     controls = {"Use the adapter": tuned, "Temperature": 0, "Maximum tokens": MAX_TOKENS}
     event: dict[str, Any] = {}
-    for line in page.told(messages[-1]["content"], messages[:-1], **controls):
+    history = [{"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in messages[:-1]]
+    for line in page.told(messages[-1]["content"], history, **controls):
         event = json.loads(line)
         if "Waiting: " in line:
             places.append(int(line.split("Waiting: ")[1].split(" ")[0]))
@@ -243,8 +244,9 @@ def rows(load: Load, conversations: int, seconds: float, quiet: bool, trouble: l
     counts, memory = load.counts, load.memory
     bad = {name: counts[name] for name in ("wrong", "mixed", "lost")}
     asked = counts["right"] + sum(bad.values())
-    half = len(memory) // 2
-    early, late = statistics.median(memory[:half] or memory), statistics.median(memory[half:] or memory)
+    steady = memory[len(memory) // 4 :]  # before that everybody's page is opened
+    half = len(steady) // 2
+    early, late = statistics.median(steady[:half] or steady), statistics.median(steady[half:])
     untold = counts["not told a place"] + counts["place went up"]
     sizes = f"MB at the start {memory[0]:.0f}, median {statistics.median(memory):.0f}, most {max(memory):.0f}"
     return [
@@ -267,7 +269,12 @@ def rows(load: Load, conversations: int, seconds: float, quiet: bool, trouble: l
             "each with a way on",
             conversations < 50 or counts["told that the queue is full"] > 0,
         ),
-        Row("... memory of the server", len(memory), f"{sizes}; second half {late / early:.2f} of the first", late <= GROWTH * early),
+        Row(
+            "... memory of the server",
+            len(memory),
+            f"{sizes}; after the first quarter its last half is {late / early:.2f} of its first",
+            late <= GROWTH * early,
+        ),
         Row("... clients that vanished; then an empty queue and the same answers", counts["vanished"], "yes" if quiet else "NO", quiet),
         Row("... lines of trouble in the log", len(trouble), "; ".join([*trouble[:2], *load.seen[:3]])[:300] or "none", not trouble),
     ]
