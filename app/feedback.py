@@ -5,6 +5,7 @@ Nothing else on the page writes a chat down. On a Space, whose disk does not las
 
 import logging
 import os
+import secrets
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import identifiers
-from app.errors import InvalidQuestion, StorageError
+from app import hub, identifiers
+from app.errors import InvalidQuestion, StorageError, UserError
 from app.record import Turn
 from app.settings import Settings
 
@@ -72,11 +73,14 @@ class Store:
 
     Args:
         settings: Folder, and on a Space the private dataset.
+        minutes: Between two commits to that dataset, and between two tries while it cannot be reached.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, minutes: float = MINUTES) -> None:
         self.path = settings.feedback_folder / FILE_NAME
-        self._lock: Any = threading.Lock()
+        self.minutes = minutes
+        self.scheduler: Any = None
+        self._lock = threading.Lock()
         self._repository = settings.feedback_repo if os.environ.get("SPACE_ID") else None
 
     def add(self, row: Row) -> None:
@@ -89,28 +93,34 @@ class Store:
         check(row)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._schedule()
             with self._lock:
-                _append(self.path, f"{row.model_dump_json()}\n".encode())
+                _append(self.path, f"{row.model_dump_json()}
+".encode())
         except OSError as error:
             raise StorageError(f"The rating could not be stored ({error.strerror}). Tell the owner of this page.") from error
+        with self._lock:
+            repository, self._repository = self._repository, None
+        if repository:
+            threading.Thread(target=self._schedule, args=(repository,), daemon=True).start()
 
-    def _schedule(self) -> None:
-        if self._repository is None:
-            return
+    def _schedule(self, repository: str) -> None:
+        """Begins the commits, or tries again later: the Hub's silence must neither hold up nor lose a rating."""
         from huggingface_hub import CommitScheduler
 
-        scheduler = CommitScheduler(
-            repo_id=self._repository,
-            repo_type="dataset",
-            folder_path=self.path.parent,
-            path_in_repo="ratings",
-            every=MINUTES,
-            private=True,
-            squash_history=False,
-        )
-        self._lock, self._repository = scheduler.lock, None
-        log.info("ratings go to the dataset %s", scheduler.repo_id)
+        # A folder for each process: the file of a Space that was started anew would take the place of the one before it.
+        folder = f"ratings/{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        options: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset", "private": True, "every": self.minutes}
+        try:
+            with hub.asking(repository):
+                self.scheduler = CommitScheduler(
+                    folder_path=self.path.parent, path_in_repo=folder, allow_patterns=[FILE_NAME], squash_history=False, **options
+                )
+            log.info("ratings go to %s of the dataset %s", folder, repository)
+        except UserError as error:
+            log.warning("the ratings' dataset cannot be opened, trying again in %g minutes: %s", self.minutes, error)
+            again = threading.Timer(60 * self.minutes, self._schedule, (repository,))
+            again.daemon = True
+            again.start()
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -127,11 +137,13 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """Reads a file of ratings.
+    """Reads a file of ratings, or all such files in a folder, as a Space's dataset has one for each time that it was started.
 
     Raises:
         StorageError: The file is missing or a line is damaged; the message names it.
     """
+    if path.is_dir():
+        return [row for file in sorted(path.rglob(FILE_NAME)) for row in read(file)]
     rows = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

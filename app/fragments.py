@@ -19,6 +19,7 @@ NOTHING_TO_RATE = "<p>Ask a question first: what you say here is about its answe
 VOTES = {"a": "A is better", "b": "B is better", "same": "No difference"}
 # Shown by style.css where Gradio has an error of its own.
 NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
+LOST = "The connection was lost in the middle of this answer. Copy what you want to keep: the page may begin anew when the server is back."
 ENDINGS = {"length": "Cut off at the token limit.", "deadline": "Cut off at the time limit.", "stopped": "Stopped."}
 NAMES = {
     "adapter_active": "adapter in use",
@@ -67,8 +68,10 @@ def nearest_cards(cards: list[NearCard]) -> str:
     """The evidence tab after a question."""
     if not cards:
         return "<p>No training card shares a word with the question.</p>"
-    share = '<p class="share">{:.0%} of the question, by weight of words</p>'
-    rows = "".join(f"<li><h3>{safe(card.question)}</h3><p>{safe(card.answer)}</p>{share.format(card.coverage)}</li>" for card in cards)
+    share = '<p class="share">{:.0%} of the question\'s words; rare ones count more</p>'
+    # As sorted as the figures that stand there; the index ranks by a score of its own.
+    ordered = sorted(cards, key=lambda card: -card.coverage)
+    rows = "".join(f"<li><h3>{safe(card.question)}</h3><p>{safe(card.answer)}</p>{share.format(card.coverage)}</li>" for card in ordered)
     return f"<h2>Training cards, not a source</h2><ol>{rows}</ol>"
 
 
@@ -110,7 +113,7 @@ def sides(
     names = ["A", "B"] if tuned is None else [f"{'AB'[side]}: {'tuned, adapter on' if side == tuned else 'base alone'}" for side in (0, 1)]
     cards = "".join(f'<section class="side"><h2>{name}</h2><p>{text}</p></section>' for name, text in zip(names, marked, strict=True))
     if tuned is None:
-        foot = '<p class="foot" role="status">Which is better? Which model wrote which is told after the vote.</p>' if differences else ""
+        lead = '<p class="lead" role="status">Which is better? Which model wrote which is told after the vote.</p>' if differences else ""
     else:
         said = {"tuned": "You chose the tuned model.", "base": "You chose the base model.", "same": "You saw no difference."}[
             vote or "same"
@@ -118,8 +121,8 @@ def sides(
         figure = (
             f" The adapter changes the logits of a test prompt by {change:.2f} of their size, so these are two models." if change else ""
         )
-        foot = f'<p class="foot" role="status">{said}{figure}</p>'
-    return f'<div class="sides">{cards}</div>{foot}'
+        lead = f'<p class="lead" role="status">{said}{figure}</p>'
+    return f'{lead}<div class="sides">{cards}</div>'
 
 
 def _marked(first: str, second: str) -> list[str]:
@@ -166,7 +169,7 @@ def model_line(loaded: LoadedModel, use_adapter: bool = True) -> str:
         parts.insert(0, f"<strong>Demonstration model</strong>{knows}")
     if loaded.built_with_llama:
         parts.insert(0, "<strong>Built with Llama</strong>")
-    return f"<p>{' · '.join(f'<span>{part}</span>' for part in parts)}</p>"
+    return f"<p>{' '.join(f'<span>{part}</span>' for part in parts)}</p>"
 
 
 def model_facts(loaded: LoadedModel) -> str:

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from app.errors import AdapterNotFound, ConfigError, HubUnavailable, UnsafeAdapter
+from app.settings import ROOT
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +230,19 @@ def resolve(repo: str, asked: str | None) -> tuple[Path, Pin]:
         log.warning("%s What was opened here before is used: commit %s.", error, before.commit[:12])
         found = before
     return fetch(repo, found.commit), found
+
+
+def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
+    """The folder of a local base - relative to the adapter directory or to the repository root, never to the current folder.
+
+    Returns:
+        The folder, or None when the identifier is a hub id.
+    """
+    for start in (adapter_directory, ROOT):
+        folder = start / identifier
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    return None
 
 
 def fetch(repo: str, revision: str | None, files: list[str] = FILES, repo_type: str | None = None) -> Path:

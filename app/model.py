@@ -25,7 +25,7 @@ from app.cards import training_cards
 from app.contract import Contract, Probe
 from app.decoder import Decoder, lacks_room, supports
 from app.errors import AdapterError, AdapterNotFound, ContractViolation, UserError
-from app.hub import fetch
+from app.hub import fetch, resolve_base
 from app.settings import ROOT
 
 log = logging.getLogger(__name__)
@@ -220,19 +220,6 @@ def _check_directory(directory: Path, name: str) -> None:
         raise AdapterError(f"{name} is no adapter: it has no adapter_config.json. Give what `python -m finetune train` wrote.")
     if not (directory / WEIGHTS_FILE).is_file():
         raise AdapterError(f"{name} has no {WEIGHTS_FILE}: the weights are missing. Fetch or train the adapter again.")
-
-
-def resolve_base(identifier: str, adapter_directory: Path) -> Path | None:
-    """The folder of a local base - relative to the adapter directory or to the repository root, never to the current folder.
-
-    Returns:
-        The folder, or None when the identifier is a hub id.
-    """
-    for start in (adapter_directory, ROOT):
-        folder = start / identifier
-        if (folder / "config.json").is_file():
-            return folder.resolve()
-    return None
 
 
 def weights_hash(folder: Path) -> str:

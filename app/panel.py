@@ -42,7 +42,6 @@ class Panel:
                 with gr.Tab("Evidence"):
                     self.evidence = html(fragments.NO_QUESTION, elem_id="evidence")
                 with gr.Tab("Details"):
-                    self.details = html(elem_id="details")
                     html("<h2>Save this conversation</h2>", elem_id="save-title")
                     with gr.Row(elem_id="save"):
                         self.save = [
@@ -50,6 +49,7 @@ class Panel:
                             for name, text in zip(FORMATS, ("Markdown", "To print", "JSON"), strict=True)
                         ]
                     self.download = html(elem_id="download")
+                    self.details = html(elem_id="details")
                 with gr.Tab("Rate"):
                     self._lay_out_rating()
                 with gr.Tab("Settings"):
@@ -62,8 +62,8 @@ class Panel:
         self.severity = gr.Radio(list(SEVERITIES), label="Harm, if somebody acted on it", elem_id="severity")
         self.corrected = gr.Textbox(label="A better answer", lines=3, max_lines=8, max_length=LONGEST, elem_id="corrected")
         self.comment = gr.Textbox(label="Comment", lines=2, max_lines=6, max_length=LONGEST, elem_id="comment")
-        self.agree = gr.Button(CONSENT, elem_id="agree", variant="primary")
         self.stored = html(elem_id="stored")
+        self.agree = gr.Button(CONSENT, elem_id="agree", variant="primary")
 
     def _lay_out_settings(self) -> None:
         names, most = list(offer.offered(self.settings)), self.settings.max_new_tokens

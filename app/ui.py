@@ -105,12 +105,14 @@ class _Page:
         with gr.Column(elem_id="composer"):
             self.strips = html(elem_id="strips")
             html(fragments.error(fragments.NOT_TAKEN), elem_id="not-taken")
+            html(fragments.error(fragments.LOST), elem_id="lost")
             with gr.Row(elem_id="actions", visible=False) as self.actions:
                 self.progress = html(elem_id="progress")
                 with gr.Row(elem_id="redo"):
                     self.retry = gr.Button("Retry", elem_id="retry", size="sm", scale=0)
                     self.edit = gr.Button("Edit", elem_id="edit", size="sm", scale=0)
                     self.rate = gr.Button("Rate", elem_id="rate", size="sm", scale=0)
+                    self.save = gr.Button("Save", elem_id="to-save", size="sm", scale=0)
                     self.clear = gr.Button("Clear", elem_id="clear", size="sm", scale=0)
             with gr.Row(elem_id="ask"):
                 self.question = gr.Textbox(
@@ -125,7 +127,7 @@ class _Page:
     def _wire(self) -> None:
         panel = self.panel
         triggers = [self.send.click, self.question.submit, self.retry.click, *[sample.click for sample in self.samples]]
-        buttons = [self.send, self.stop, self.retry, self.edit, self.rate, self.clear]
+        buttons = [self.send, self.stop, self.retry, self.edit, self.rate, self.save, self.clear]
         places = [self.start, self.conversation, self.comparison, self.sides, self.votes, self.strips, self.actions, self.progress]
         told = [panel.evidence, panel.details, panel.rated, panel.stored, panel.download]
         view = [*places, *buttons, self.question, *told, self.turns, self.tuned_side]
@@ -420,7 +422,7 @@ class _Page:
         return unsupported(answer, index.nearest(questions[-1]) + index.nearest(" ".join(questions)))
 
     def _view(self, *, busy: bool) -> View:
-        shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.rate, self.clear)}
+        shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.rate, self.save, self.clear)}
         return {
             **shown,
             self.stop: gr.Button(visible=busy),

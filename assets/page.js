@@ -27,9 +27,10 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#toggle")) drawer(!document.body.hasAttribute("data-drawer"));
     if (event.target.closest?.("#close")) drawer(false);
-    if (event.target.closest?.("#rate")) {
+    for (const [button, name] of [["#rate", "Rate"], ["#to-save", "Details"]]) {
+      if (!event.target.closest?.(button)) continue;
       drawer(true);
-      tab("Rate");
+      tab(name);
     }
   });
 

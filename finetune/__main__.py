@@ -242,7 +242,9 @@ def _add_data(commands: Any) -> None:
     audit.add_argument("--listed", type=int, default=20, help="closest pairs to list [%(default)s]")
     audit.set_defaults(run=_audit)
     feedback = actions.add_parser("feedback", help="clinicians' ratings -> training rows and preference pairs, after a review")
-    feedback.add_argument("ratings", type=Path, nargs="?", default=Path("outputs/feedback/ratings.jsonl"), help="ratings [%(default)s]")
+    feedback.add_argument(
+        "ratings", type=Path, nargs="?", default=Path("outputs/feedback/ratings.jsonl"), help="ratings, or a folder of them [%(default)s]"
+    )
     feedback.add_argument("--output", type=Path, default=Path("outputs/feedback"), help="folder for review and results [%(default)s]")
     feedback.set_defaults(run=_feedback)
 

@@ -23,7 +23,7 @@ def prepare(ratings: Path, output: Path) -> dict[str, int]:
     """Writes what is to be reviewed, or what has been.
 
     Args:
-        ratings: The file that the page wrote.
+        ratings: The file that the page wrote, or a folder of such files.
         output: Folder of the three files.
 
     Returns:

@@ -22,8 +22,8 @@ from app import contract as contracts
 from app.cards import CARDS_FILE
 from app.contract import Contract
 from app.errors import AdapterError, AdapterNotFound, ConfigError, DataError, HubUnavailable
-from app.hub import account, asking, check_names, fetch, parse
-from app.model import RUN_FILE, WEIGHTS_FILE, LoadedModel, find_folder, is_adapter_directory, load, resolve_base
+from app.hub import account, asking, check_names, fetch, parse, resolve_base
+from app.model import RUN_FILE, WEIGHTS_FILE, LoadedModel, find_folder, is_adapter_directory, load
 from finetune.card import Card, render, rows_of
 from finetune.channels import CHANNEL_SECONDS, check_channel, move, tags_of
 from finetune.gate import gate

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.errors import ConfigError
-from app.model import fetch, resolve_base
+from app.hub import fetch, resolve_base
 from finetune.config import TEMPLATES
 from finetune.sources import Example, Message
 

@@ -32,7 +32,8 @@ from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, PreTrain
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from app.errors import ConfigError, TrainingFailed, UserError
-from app.model import WEIGHTS_FILE, fetch, is_adapter_directory, resolve_base, weights_hash
+from app.hub import fetch, resolve_base
+from app.model import WEIGHTS_FILE, is_adapter_directory, weights_hash
 from app.settings import ROOT
 from finetune import adapter, checkpoints
 from finetune.config import PROJECT, TEMPLATES, TrainConfig

@@ -82,16 +82,21 @@ def hooked_decoder(loaded: LoadedModel, hook: Callable[[torch.Tensor, int, torch
 
 
 class Steer:
-    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token."""
+    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token.
+
+    `say` is the whole answer instead of the model's own.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.eos = loaded.contract.eos_token_ids
+        self.tokenizer = loaded.tokenizer
         self.reset()
 
     def reset(self) -> None:
         self.end_at: int | None = 12
         self.fail_at: int | None = None
         self.delay = 0.0
+        self.say = ""
         self.step = 0
 
     def __call__(self, ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
@@ -99,6 +104,10 @@ class Steer:
         time.sleep(self.delay)
         if self.step == self.fail_at:
             raise RuntimeError(f"cannot continue {SECRET}")
+        if self.say:
+            said = self.tokenizer.encode(self.say, add_special_tokens=False)
+            logits[..., said[self.step - 1] if self.step <= len(said) else self.eos] = 1e4
+            return logits
         logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
         return logits
 

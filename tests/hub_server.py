@@ -245,7 +245,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name.split("/")[0] != user:
             raise _Refusal(403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]}")
         name = f"spaces/{name}" if space else name
-        answer = {"url": f"{self.hub.url}/{name}", "name": name}
+        address = f"datasets/{name}" if wanted.get("type") == "dataset" else name
+        answer = {"url": f"{self.hub.url}/{address}", "name": name}
         if name in self.hub.repos:
             self._send(409, {**answer, "error": "You already created this model repo"})
             return

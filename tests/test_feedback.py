@@ -1,17 +1,27 @@
 """Ratings: checked before they are stored, and training data only after a person has looked at them."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from app.errors import DataError, InvalidQuestion, StorageError
 from app.feedback import Row, Store, read
 from app.record import Side, Turn
-from app.settings import Settings
+from app.settings import ROOT, Settings
 from finetune.feedback import prepare
 from finetune.sources import load_source
 from tests.conftest import assert_is_for_people
+from tests.hub_server import HubServer
+from tests.test_server import wait_for
+
+DATASET = "somebody/ratings"
+OFTEN = 0.005  # minutes between two commits
 
 
 def row(**values: object) -> Row:
@@ -107,3 +117,80 @@ def test_a_damaged_review_names_its_line(store: Store, tmp_path: Path) -> None:
     (tmp_path / "review.jsonl").write_text('{"keep": "yes"}\n')
     with pytest.raises(DataError, match="line 1"):
         prepare(store.path, tmp_path)
+
+
+@pytest.fixture
+def start_space(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Store]]:
+    """Starts a Space anew: its disk is empty each time."""
+    monkeypatch.setenv("SPACE_ID", "somebody/chat")
+    stores: list[Store] = []
+
+    def start() -> Store:
+        settings = Settings(feedback_folder=tmp_path / f"disk-{len(stores)}", feedback_repo=DATASET)
+        stores.append(Store(settings, minutes=OFTEN))
+        return stores[-1]
+
+    yield start
+    for store in stores:
+        if store.scheduler:
+            store.scheduler.stop()
+
+
+def arrived(hub: HubServer, folder: Path) -> list[str]:
+    """The comments of all ratings in the dataset, as who downloads it reads them."""
+    repo = hub.repos.get(DATASET)
+    for path, data in (repo.commits[repo.main] if repo else {}).items():
+        (folder / "downloaded" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "downloaded" / path).write_bytes(data)
+    return sorted(rating.comment for rating in read(folder / "downloaded")) if repo else []
+
+
+def test_on_a_space_ratings_arrive_in_a_private_dataset(hub: HubServer, start_space: Callable[[], Store], tmp_path: Path) -> None:
+    store = start_space()
+    store.add(row(verdict="wrong", comment="one"))
+    assert wait_for(lambda: arrived(hub, tmp_path) == ["one"], 30)
+    assert hub.repos[DATASET].private
+    store.add(row(verdict="wrong", comment="two"))
+    assert wait_for(lambda: arrived(hub, tmp_path) == ["one", "two"], 30)
+    assert prepare(tmp_path / "downloaded", tmp_path / "out")["ratings"] == 2
+
+
+def test_no_rating_is_lost_while_the_hub_is_down(
+    hub: HubServer, start_space: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as down:
+        down.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        store = start_space()
+        store.add(row(verdict="wrong", comment="before the dataset could be opened"))
+    assert wait_for(lambda: len(arrived(hub, tmp_path)) == 1, 30)
+    hub.faults.refuse = ("POST", 10**9)
+    store.add(row(verdict="wrong", comment="between"))
+    asked = len(hub.requests)
+    assert wait_for(lambda: len(hub.requests) > asked, 30), "it goes on trying"
+    assert len(arrived(hub, tmp_path)) == 1
+    hub.faults.refuse = None
+    hub.faults.lose_commits = 1  # the commit is made, and its answer never arrives
+    store.add(row(verdict="wrong", comment="then"))
+    assert wait_for(lambda: len(arrived(hub, tmp_path)) == 3, 30)
+
+
+def test_a_space_that_starts_anew_keeps_the_ratings_from_before(hub: HubServer, start_space: Callable[[], Store], tmp_path: Path) -> None:
+    for number in range(2):
+        store = start_space()
+        store.add(row(verdict="wrong", comment=f"start {number}"))
+        assert wait_for(lambda number=number: len(arrived(hub, tmp_path)) == number + 1, 30)
+    assert arrived(hub, tmp_path) == ["start 0", "start 1"]
+
+
+def test_what_was_rated_last_is_sent_when_the_app_ends(hub: HubServer, tmp_path: Path) -> None:
+    script = (
+        "import time; from app.feedback import Row, Store; from app.record import Turn; from app.settings import Settings\n"
+        "store, turn = Store(Settings(), minutes=60), Turn(question='What is asthma?', answer='A lung disease.')\n"
+        "store.add(Row(turn=turn, verdict='wrong', comment='first'))\n"
+        "while not (store.scheduler and store.scheduler.last_uploaded): time.sleep(0.05)\n"
+        "store.add(Row(turn=turn, verdict='wrong', comment='last'))\n"
+    )
+    space = {"SPACE_ID": "somebody/chat", "FEEDBACK_REPO": DATASET, "FEEDBACK_FOLDER": str(tmp_path / "disk"), "HF_TOKEN": "hf_owner"}
+    environment = {**os.environ, **space, "HF_ENDPOINT": hub.url}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=ROOT, timeout=240)
+    assert arrived(hub, tmp_path) == ["first", "last"]

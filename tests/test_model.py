@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from app import contract as contracts
 from app.errors import AdapterError, AdapterNotFound, ContractViolation, HubUnavailable, UnsafeAdapter, UserError
-from app.model import LoadedModel, find_adapters, load, resolve_base, weights_hash
+from app.hub import resolve_base
+from app.model import LoadedModel, find_adapters, load, weights_hash
 from app.settings import ROOT
 from tests.conftest import assert_is_for_people
 

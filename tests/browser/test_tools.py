@@ -100,7 +100,7 @@ def test_both_models_are_compared_blind_and_told_apart_after_the_vote(
     page.locator("#vote-b").click()
     expect(sides.locator("h2").first).to_contain_text(": ")
     assert {name.split(": ")[1] for name in sides.locator("h2").all_inner_texts()} == {"tuned, adapter on", "base alone"}
-    expect(page.locator("#sides .foot")).to_contain_text("changes the logits")
+    expect(page.locator("#sides .lead")).to_contain_text("changes the logits")
     clean(page, "voted")
     tuned = next(side for side in sides.all() if "tuned" in side.locator("h2").inner_text()).locator("p").inner_text()
     page.locator("#compare input").uncheck()
@@ -143,8 +143,8 @@ def test_a_conversation_is_saved_in_three_forms_and_made_again(served: Served, o
         expect(page.locator("#conversation .user-row").last).to_contain_text(question)
         expect(page.locator("#stop")).to_be_hidden()
         finished(page)
-    page.locator("#toggle").click()
-    page.get_by_role("tab", name="Details").click()
+    page.locator("#to-save").click()
+    expect(page.get_by_role("tab", name="Details")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#details summary")).to_have_count(2)
     files = {}
     for kind in ("md", "html", "json"):
@@ -156,6 +156,25 @@ def test_a_conversation_is_saved_in_three_forms_and_made_again(served: Served, o
     record = read(files["json"])
     assert [same for _, same in replay(record, served.generator)] == [True, True]
     assert page.errors == []
+
+
+def test_a_number_that_no_near_card_has_is_marked_in_the_answer(served: Served, open_page: Callable[..., Page]) -> None:
+    served.steer.say = "HbA1c of 48 mmol/mol or more; give 250 mg of it every 8 hours for type 2."
+    page = open_page(served.url)
+    ask(page, "Which blood test thresholds diagnose diabetes mellitus?")
+    finished(page)
+    expect(answer(page)).to_contain_text(served.steer.say)
+    strip = page.locator("#strips .strip.quiet")
+    expect(strip).to_have_text("Not in the training cards: 250 mg, 8 hours")
+    marked = "() => [...CSS.highlights.get('not-in-cards')].map(range => range.toString())"
+    assert page.evaluate(marked) == ["250 mg", "8 hours"]
+    clean(page, "marked")
+    served.steer.say = "HbA1c of 48 mmol/mol or more."
+    page.locator("#retry").click()
+    expect(answer(page)).not_to_contain_text("250 mg")
+    finished(page)
+    expect(strip).to_have_count(0)
+    assert page.evaluate(marked) == []
 
 
 def test_an_answer_is_read_out_once(served: Served, open_page: Callable[..., Page]) -> None:
@@ -219,7 +238,7 @@ def test_pictures_to_look_at(served: Served, open_page: Callable[..., Page], scr
     expect(page.locator("#votes")).to_be_visible()
     shoot("3-compared")
     page.locator("#vote-a").click()
-    expect(page.locator("#sides .foot")).to_contain_text("logits")
+    expect(page.locator("#sides .lead")).to_contain_text("logits")
     shoot("4-voted")
     page.locator("#compare input").uncheck()
     ask(page, "My dad has crushing chest pain right now, what should I do?")
