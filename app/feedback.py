@@ -94,8 +94,7 @@ class Store:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                _append(self.path, f"{row.model_dump_json()}
-".encode())
+                _append(self.path, f"{row.model_dump_json()}\n".encode())
         except OSError as error:
             raise StorageError(f"The rating could not be stored ({error.strerror}). Tell the owner of this page.") from error
         with self._lock:
