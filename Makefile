@@ -9,7 +9,7 @@ MIN_FREE_GB ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu bench bench-training safety audit lint demo-model chromium clean
+.PHONY: help run test test-slow test-gpu bench bench-training safety audit reliability lint demo-model programs clean
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -18,10 +18,10 @@ help:  ## list these commands
 run: $(VENV)/app.stamp  ## chat in the browser; ARGS="--adapter outputs/mine --port 8000" are handed on
 	@$(PY) -m app $(ARGS)
 
-test: $(VENV)/all.stamp chromium  ## all tests but the slow ones, with coverage; ARGS="-k stop" are handed to pytest
+test: $(VENV)/all.stamp programs  ## all tests but the slow ones, with coverage; ARGS="-k stop" are handed to pytest
 	$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-test-slow: $(VENV)/all.stamp chromium  ## the tests that take minutes
+test-slow: $(VENV)/all.stamp programs  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(ARGS)
 
 test-gpu: $(VENV)/all.stamp  ## the tests that need an NVIDIA card
@@ -32,6 +32,9 @@ bench: $(VENV)/all.stamp  ## measure loading, first token and tokens a second on
 
 bench-training: $(VENV)/all.stamp  ## measure training, the original script against ours; ARGS="--base ... --base-4bit ... --data ..."
 	$(PY) -m tests.bench_training $(ARGS)
+
+reliability: $(VENV)/all.stamp  ## load, bad requests and faults against a real server, about 15 minutes; ARGS="--seconds 30 --requests 500"
+	@$(PY) -m tests.reliability $(ARGS)
 
 safety: $(VENV)/app.stamp  ## precision and recall of the rules for notices; ARGS="CARDS.jsonl" counts alarms on cards
 	@$(PY) -m tests.safety $(ARGS)
@@ -97,10 +100,12 @@ $(VENV)/all.stamp: $(wildcard finetune/requirements*.txt) tests/requirements.txt
 	@$(PIP) --no-deps -r finetune/requirements-unsloth.txt || $(INSTALL_FAILED)
 	@touch $@
 
-# The browser tests use a Chromium that is there; only root may have one installed. Without one they skip with one line.
-chromium:
-	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+# Chromium for the browser tests and nginx for those behind a proxy; only root may have them installed. Without one its tests skip.
+programs:
+	@missing=; command -v chromium chromium-browser google-chrome >/dev/null || missing=chromium; \
+	command -v nginx /usr/sbin/nginx >/dev/null || missing="$$missing nginx-light"; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing Chromium for the browser tests."; \
-	    { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null || echo "Chromium could not be installed: the browser tests skip."; \
-	else echo "There is no Chromium here: the browser tests skip."; fi
+	    echo "Installing for the tests:" $$missing; \
+	    { apt-get update && apt-get install -y --no-install-recommends $$missing; } >/dev/null || echo "That failed: the tests that need it skip."; \
+	else echo "Not here, so that tests skip:" $$missing; fi

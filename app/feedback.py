@@ -93,8 +93,8 @@ class Store:
         check(row)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self.path.open("a", encoding="utf-8") as file:
-                file.write(row.model_dump_json() + "\n")
+            with self._lock:
+                _append(self.path, f"{row.model_dump_json()}\n".encode())
         except OSError as error:
             raise StorageError(f"The rating could not be stored ({error.strerror}). Tell the owner of this page.") from error
         with self._lock:
@@ -120,6 +120,19 @@ class Store:
             again = threading.Timer(60 * self.minutes, self._schedule, (repository,))
             again.daemon = True
             again.start()
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Appends a line, or nothing of it: what a full disk cut off would spoil the next line, too."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        written = 0
+        try:
+            while written < len(line):
+                written += file.write(line[written:]) or 0
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def read(path: Path) -> list[Row]:

@@ -4,7 +4,7 @@ import logging
 import re
 import traceback
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import MutableHeaders, QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,7 +61,7 @@ class Guard:
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            if _CLOSED.match(path):
+            if _CLOSED.match(path) or "deep_link" in QueryParams(scope["query_string"]):
                 await error_response(404, "There is nothing here.")(scope, receive, send_guarded)
             else:
                 await self.app(scope, receive, send_guarded)

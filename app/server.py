@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import partial
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import gradio as gr
@@ -39,6 +40,7 @@ from app.generation import POLL_SECONDS, LocalGenerator
 from app.guard import BodyLimit, Guard
 from app.login import Gate, login_routes
 from app.model import public_name
+from app.page_requests import PageRequests
 from app.remote import Generator, RemoteGenerator
 from app.settings import Settings, load_settings
 from app.trace import Trace
@@ -54,7 +56,7 @@ NO_DOCS: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": N
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def middleware(chat: Chat) -> list[Middleware]:
+def middleware(chat: Chat, page: gr.Blocks) -> list[Middleware]:
     """The middleware of both ways of serving, outermost first."""
     settings = chat.settings
     return [
@@ -62,6 +64,7 @@ def middleware(chat: Chat) -> list[Middleware]:
         Middleware(Guard),
         *([Middleware(Gate, settings=settings)] if settings.require_login else []),
         Middleware(BodyLimit, limit=settings.max_body_bytes),
+        Middleware(PageRequests, page=page),
     ]
 
 
@@ -139,8 +142,9 @@ def create_app(settings: Settings | None = None, generator: Generator | None = N
     """
     settings = settings or load_settings()
     chat = build_chat(settings, generator)
-    app = FastAPI(middleware=middleware(chat), routes=routes(chat), lifespan=lifespan(chat), **NO_DOCS)
-    return gr.mount_gradio_app(app, build_demo(chat, settings), path="/", app_kwargs=dict(NO_DOCS), **LAUNCH_OPTIONS)
+    page = build_demo(chat, settings)
+    app = FastAPI(middleware=middleware(chat, page), routes=routes(chat), lifespan=lifespan(chat), **NO_DOCS)
+    return gr.mount_gradio_app(app, page, path="/", app_kwargs=dict(NO_DOCS), **LAUNCH_OPTIONS)
 
 
 def lifespan(chat: Chat) -> Lifespan:
@@ -254,11 +258,14 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             access_log=False,
             server_header=False,
             proxy_headers=False,  # `trusted_hops` says whom to believe
+            root_path=urlsplit(settings.public_url).path.rstrip("/"),  # a proxy may serve the app below a path, which it takes away
             timeout_graceful_shutdown=2,
             timeout_notify=0,
             callback_notify=end_if_failed,
         )
     )
+    # uvicorn sends itself the signal again once it has ended; to have ended as asked is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     server.run(sockets=[listener])
     return int(failed)
 
@@ -270,7 +277,8 @@ def serve_on_space(settings: Settings) -> int:
         ConfigError: The port is taken.
     """
     chat = build_chat(settings)
-    app_kwargs = {"middleware": middleware(chat), "routes": routes(chat), "lifespan": lifespan(chat), **NO_DOCS}
+    page = build_demo(chat, settings)
+    app_kwargs = {"middleware": middleware(chat, page), "routes": routes(chat), "lifespan": lifespan(chat), **NO_DOCS}
     # A Space is reached through its container's address.
     host = settings.host if "host" in settings.model_fields_set else "0.0.0.0"  # noqa: S104
 
@@ -281,9 +289,7 @@ def serve_on_space(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, end)  # Gradio serves in another thread and knows Ctrl-C alone
     try:
-        build_demo(chat, settings).launch(
-            server_name=host, server_port=settings.port, share=False, quiet=True, app_kwargs=app_kwargs, **LAUNCH_OPTIONS
-        )
+        page.launch(server_name=host, server_port=settings.port, share=False, quiet=True, app_kwargs=app_kwargs, **LAUNCH_OPTIONS)
     except OSError as error:
         raise ConfigError(f"Cannot serve on {host}, port {settings.port}. Choose another port with --port.") from error
     finally:

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     daily_tokens: int = Field(0, ge=0, description="Tokens that may be generated a day, which begins at midnight UTC; 0 sets no limit.")
     require_login: bool = Field(False, description="Whether people must log in with a Hugging Face account.")
     login_organisation: str = Field("", description="Organisation on Hugging Face whose members alone may log in; everybody when empty.")
-    public_url: str = Field("", description="Where browsers reach the app, such as https://qa.example.org; a Space knows it by itself.")
+    public_url: str = Field(
+        "", description="Where browsers reach the app, such as https://example.org/qa behind a proxy; a Space knows it by itself."
+    )
     space_host: str = Field("", description="Set by a Space: its host.")
     oauth_client_id: str = Field("", description="Set by a Space with hf_oauth; elsewhere that of your own OAuth application.")
     oauth_client_secret: SecretStr = Field(SecretStr(""), description="The same application's secret.")

@@ -67,8 +67,8 @@ class _Page:
             self.panel = Panel(settings, self.turns, chat.renewal.possible)
             self.timer = gr.Timer(LOOK_SECONDS)
             self._wire()
-        # One place for each answer that may wait or run, so that the place in our own queue is what a reader sees.
-        self.demo.queue(default_concurrency_limit=settings.max_queue + 2, api_open=False)
+        # Nobody waits in Gradio's queue, where the page could not say so: our own tells each reader's place, or that it is full.
+        self.demo.queue(default_concurrency_limit=None, api_open=False)
 
     def _lay_out_conversation(self) -> None:
         first = next(iter(self.questions))
@@ -320,7 +320,7 @@ class _Page:
             return {self.progress: gr.skip()}
         return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
 
-    def edited(self, draft: str, history: list[Entry], turns: Turns) -> View:
+    def edited(self, draft: str | None, history: list[Entry], turns: Turns) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""
         question, earlier = last_question(history)
         turns = turns[: answers(earlier)]
@@ -331,7 +331,7 @@ class _Page:
             self.panel.rated: fragments.rated(turns),
             self.comparison: gr.Column(visible=False),
             self.conversation: gr.Chatbot(earlier, visible=bool(earlier)),
-            self.question: "\n".join(filter(None, [question, draft.strip()])),
+            self.question: "\n".join(filter(None, [question, (draft or "").strip()])),
         }
 
     def cleared(self) -> View:
@@ -356,9 +356,9 @@ class _Page:
         loaded = self.chat.generator.loaded
         return fragments.model_facts(loaded) if loaded else self._state()
 
-    def chosen(self, specialty: str) -> list[str]:
+    def chosen(self, specialty: str | None) -> list[str]:
         """The sample questions of a specialty."""
-        return self.questions[specialty]
+        return self.questions[specialty or next(iter(self.questions))]
 
     def looked(self) -> tuple[str, Any]:
         """Looks for a newer commit of the adapter, and has the page describe what runs then."""

@@ -39,9 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under CI a browser test that skips has failed: nobody would notice otherwise."""
+    """Under CI a test that skips for want of a browser or of nginx has failed: nobody would notice otherwise."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("browser") and os.environ.get("CI") == "true":
+    wants = item.get_closest_marker("browser") or item.get_closest_marker("nginx")
+    if report.skipped and not hasattr(report, "wasxfail") and wants and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}"
     return report

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -22,25 +23,48 @@ class PageClient:
         question = next(key for key, one in self.components.items() if one["props"].get("elem_id") == "question")
         self.trigger = question
         self.event = next(one for one in self.config["dependencies"] if [question, "submit"] in [list(pair) for pair in one["targets"]])
+        self.session = secrets.token_hex(6)
         self.joined: httpx.Response | None = None
 
     def ask(self, question: str) -> str:
         """Asks on an empty page; returns everything that the page is told until the end, as text."""
-        values = {key: self.components[key]["props"].get("value") for key in self.event["inputs"]}
-        values[self.trigger] = question
-        data: list[Any] = [
-            [] if self.components[key]["type"] == "chatbot" else None if self.components[key]["type"] == "state" else value
-            for key, value in values.items()
-        ]
-        session = secrets.token_hex(6)
-        body = {"data": data, "fn_index": self.event["id"], "session_hash": session, "trigger_id": self.trigger}
+        return "\n".join(self.told(question))
+
+    def told(self, question: str, history: Sequence[dict[str, Any]] = (), **controls: Any) -> Iterator[str]:
+        """Asks, and yields the JSON of each event as it comes.
+
+        Args:
+            question: What is typed.
+            history: The messages before it, as the page holds them.
+            controls: New values of the settings, by what stands beside them, such as {"Use the adapter": False}.
+        """
+        data: list[Any] = []
+        for key in self.event["inputs"]:
+            one, props = self.components[key], self.components[key]["props"]
+            value = controls.get(props.get("label"), props.get("value"))
+            data.append(
+                question if key == self.trigger else [*history] if one["type"] == "chatbot" else None if one["type"] == "state" else value
+            )
+        body = {"data": data, "fn_index": self.event["id"], "session_hash": self.session, "trigger_id": self.trigger}
         self.joined = self.http.post("/gradio_api/queue/join", json=body)
         self.joined.raise_for_status()
-        told = []
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 if line.startswith("data:"):
-                    told.append(line)
+                    yield line[5:]
                     if json.loads(line[5:])["msg"] in ("process_completed", "close_stream"):
-                        break
-        return "\n".join(told)
+                        return
+
+    def output(self, event: dict[str, Any], elem_id: str) -> Any:
+        """What the last event of an answer says of a component."""
+        value = event["output"]["data"][[self.components[key]["props"].get("elem_id") for key in self.event["outputs"]].index(elem_id)]
+        return value.get("value") if isinstance(value, dict) and "__type__" in value else value
+
+    def press(self, elem_id: str, **controls: Any) -> str:
+        """Presses a button whose event does not stand in the queue; returns what the server answers, as text."""
+        button = next(key for key, one in self.components.items() if one["props"].get("elem_id") == elem_id)
+        event = next(one for one in self.config["dependencies"] if [button, "click"] in [list(pair) for pair in one["targets"]])
+        props = [self.components[key]["props"] for key in event["inputs"]]
+        data = [controls.get(one.get("label"), one.get("value")) for one in props]
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": button}
+        return self.http.post("/gradio_api/run/predict", json=body).raise_for_status().text

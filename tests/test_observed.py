@@ -233,6 +233,8 @@ def test_sigterm_lets_the_running_answer_end_and_takes_no_new_question(adapter: 
     (answer,) = [record for record in ours if record["message"] == "answer"]
     assert answer["end"] in ("stop", "length")
     assert "Traceback" not in output
+    if kind == "serve":
+        assert process.popen.returncode == 0
 
 
 def _terminate_while_answering(process: Process) -> None:

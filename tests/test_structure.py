@@ -15,7 +15,7 @@ from app.settings import ROOT
 # A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
 APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "zero", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record", "feedback", "cost"]
-APP += ["fragments", "theme", "panel", "ui", "api", "guard", "trace", "login", "server", "space", "plan", "deploy"]
+APP += ["fragments", "theme", "panel", "ui", "api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
 FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
 FINETUNE += ["tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
@@ -27,9 +27,9 @@ ONLY_IN = {
     "unsloth": {"finetune/train.py"},
     "unsloth_zoo": set(),
     "trl": set(),
-    "gradio": {"app/theme.py", "app/panel.py", "app/ui.py", "app/server.py"},
+    "gradio": {"app/theme.py", "app/panel.py", "app/ui.py", "app/page_requests.py", "app/server.py"},
     "fastapi": {"app/api.py", "app/server.py"},
-    "starlette": {"app/api.py", "app/guard.py", "app/trace.py", "app/login.py", "app/server.py"},
+    "starlette": {"app/api.py", "app/guard.py", "app/trace.py", "app/login.py", "app/page_requests.py", "app/server.py"},
     "bm25s": {"app/evidence.py"},
     "triton": {"app/kernels.py"},
     "openai": {"app/remote.py"},
