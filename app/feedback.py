@@ -114,6 +114,7 @@ class Store:
                 self.scheduler = CommitScheduler(
                     folder_path=self.path.parent, path_in_repo=folder, allow_patterns=[FILE_NAME], squash_history=False, **options
                 )
+            self.scheduler.trigger()  # its own first try fails when it is quicker than the end of its constructor
             log.info("ratings go to %s of the dataset %s", folder, repository)
         except UserError as error:
             log.warning("the ratings' dataset cannot be opened, trying again in %g minutes: %s", self.minutes, error)
