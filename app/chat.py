@@ -26,7 +26,7 @@ Message = dict[str, str]
 # Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 2.0
 
 FAR_NOTICE = "This question is far from every card that the model was trained on, so the answer rests on nothing and may be made up."
 

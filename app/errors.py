@@ -88,6 +88,11 @@ class Busy(UserError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    @classmethod
+    def full(cls, length: int) -> "Busy":
+        """Says that `length` questions are waiting or being answered and no more may wait."""
+        return cls(f"The queue is full: {length} questions before yours. Try again in a moment.")
+
 
 class RateLimited(Busy):
     """This client, or all clients together, have asked as often as is allowed."""

@@ -322,7 +322,9 @@ class LocalGenerator:
     @property
     def queue_length(self) -> int:
         """Answers waiting or running."""
-        return len(self._waiting) + (self._running is not None)
+        with self._condition:
+            self._drop_stopped()
+            return len(self._waiting) + (self._running is not None)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Waits for the default adapter.
@@ -346,7 +348,7 @@ class LocalGenerator:
                 raise NotReady(self.message)
             self._drop_stopped()
             if len(self._waiting) >= self._max_queue + (self._running is None):  # with none running, the first of them does not wait
-                raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
+                raise Busy.full(self.queue_length)
             answer = Answer(request, self._position, self._max_wait, self.on_finish)
             self._waiting.append(answer)
             self._condition.notify()

@@ -102,7 +102,7 @@ class RemoteGenerator:
             if self.status != "ready":
                 raise NotReady(self.message)
             if len(self._answers) > self._max_queue:
-                raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
+                raise Busy.full(self.queue_length)
             answer = Answer(request, lambda _: 0, self._max_wait, self.on_finish)
             self._answers[answer] = None
             self._loop.call_soon_threadsafe(self._begin, answer)

@@ -17,7 +17,7 @@ import gradio as gr
 
 from app import fragments, offer
 from app.chat import Chat, Finished, Message, Notice, Text, Waiting
-from app.errors import NotReady, UserError
+from app.errors import Busy, NotReady, UserError
 from app.evidence import unsupported
 from app.history import Entry, answers, conversation, last_question, message
 from app.logs import ID_HEADER
@@ -402,6 +402,9 @@ class _Page:
         if generator.status != "ready":
             with self.chat.metrics.refusals():
                 raise NotReady(generator.message + (" Send the question again in a moment." if generator.status == "loading" else ""))
+        if generator.queue_length > self.settings.max_queue:  # said here, before the whole page changes and changes back
+            with self.chat.metrics.refusals():
+                raise Busy.full(generator.queue_length)
 
     def _state(self) -> str:
         generator = self.chat.generator

@@ -135,7 +135,7 @@ class ZeroGenerator:
             if request.adapter not in (None, self.default_adapter):
                 raise AdapterError("On ZeroGPU the adapter is chosen when the Space starts. Set ADAPTER and restart it.")
             if len(self._answers) > self._max_queue:
-                raise Busy(f"The queue is full: {self.queue_length} questions before yours. Try again in a moment.")
+                raise Busy.full(self.queue_length)
             answer = Answer(request, lambda _: 0, self._max_wait, self.on_finish)
             self._answers.add(answer)
         # The platform finds the visitor, whose quota counts, in the context of the page's event.

@@ -2,6 +2,7 @@
 people who read slowly."""
 
 import json
+import re
 import statistics
 import threading
 import time
@@ -86,7 +87,7 @@ def stream(client: httpx.Client, url: str, messages: list[Message], tuned: bool)
     with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
         if response.status_code == 429:
             response.read()
-            if "Retry-After" not in response.headers or "The queue is full" not in response.text:
+            if "Retry-After" not in response.headers or not re.search("The queue is full|too many people are asking", response.text):
                 raise ValueError(f"429 without a way on: {response.text}")
             raise _Full(float(response.headers["Retry-After"]))
         response.raise_for_status()
@@ -141,7 +142,7 @@ def by_page(load: Load, page: PageClient, messages: list[Message], tuned: bool, 
     if event.get("msg") != "process_completed" or not event["success"]:
         raise ValueError(f"the page was not told the end: {line}")
     strips = str(page.output(event, "strips"))
-    if "The queue is full" in strips:
+    if re.search("The queue is full|too many people are asking", strips):
         raise _Full(5.0)
     if 'class="strip error"' in strips:
         raise ValueError(strips)
