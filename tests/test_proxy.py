@@ -118,13 +118,19 @@ def under_way(site: str) -> bool:
     return "app_queue_length 1.0" in HTTP.get(f"{site}/metrics").text
 
 
-def test_the_first_piece_of_an_answer_arrives_while_it_is_being_made(site: str) -> None:
+def bytes_until_the_first_piece(site: str) -> int:
+    """What has arrived when the first piece of an answer is read, of which the rest is then left."""
     body = ask(LONG, stream=True, temperature=0, max_tokens=512) | {"model": "base"}
     with HTTP.stream("POST", f"{site}/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
         assert SECURITY.items() <= dict(response.headers).items()
         assert any('"content":"' in line and '"content":""' not in line for line in response.iter_lines())
-        assert under_way(site)
+        return response.num_bytes_downloaded
+
+
+def test_the_first_piece_of_an_answer_does_not_wait_for_a_full_buffer(site: str) -> None:
+    # nginx hands on what it buffers in blocks of 4,096 bytes or more; asked twice, since a reader that is slow itself gets more at once.
+    assert any(bytes_until_the_first_piece(site) < 4096 for _ in range(2))
     assert wait_for(lambda: not under_way(site), 30), "nginx did not hand on that the reader had gone"
 
 
