@@ -19,7 +19,7 @@ run: $(VENV)/app.stamp  ## chat in the browser; ARGS="--adapter outputs/mine --p
 	@$(PY) -m app $(ARGS)
 
 test: $(VENV)/all.stamp programs  ## all tests but the slow ones, with coverage; ARGS="-k stop" are handed to pytest
-	$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 test-slow: $(VENV)/all.stamp programs  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(ARGS)

@@ -9,8 +9,10 @@ import json
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -36,6 +38,8 @@ Turns = list[dict[str, Any]]  # `app.record.Turn`s as plain values
 TITLE = "Medical Q&A"
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
+# Seconds that a page may take from one event of an answer to the next.
+HANDOVER_SECONDS = 60.0
 
 
 def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
@@ -48,12 +52,42 @@ def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
     return _Page(chat, settings).demo
 
 
+@dataclass
+class _Asked:
+    """A question of a page, from the moment that it is taken until the page shows how it ended.
+
+    Args:
+        shown: The conversation up to the question.
+        turns: What made the answers before it.
+        options: Of `Chat.turn`.
+        compare: Whether both models answer.
+    """
+
+    shown: list[Entry]
+    turns: Turns
+    options: dict[str, Any]
+    compare: bool
+    stop: threading.Event = field(default_factory=threading.Event)
+    begun: bool = False
+    end: View | None = None  # what the page shows then
+    since: float = field(default_factory=time.monotonic)  # when it was taken, or ended
+
+    def ends_with(self, view: View) -> None:
+        """The answer has ended."""
+        self.since, self.end = time.monotonic(), view
+
+    @property
+    def forsaken(self) -> bool:
+        """Whether the page should have asked for what comes next by now, and has gone."""
+        return (not self.begun or self.end is not None) and time.monotonic() - self.since > HANDOVER_SECONDS
+
+
 class _Page:
     """The components and what each event does to them; one object serves all visitors and remembers nothing of what they write."""
 
     def __init__(self, chat: Chat, settings: Settings) -> None:
         self.chat, self.settings = chat, settings
-        self.running: dict[str, threading.Event] = {}  # by page: set to stop its answer
+        self.running: dict[str, _Asked] = {}  # by page
         self.questions: dict[str, list[str]] = json.loads((ASSETS / "sample_questions.json").read_text(encoding="utf-8"))
         logo = "".join((ASSETS / "logo.svg").read_text(encoding="utf-8").split("\n"))
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as self.demo:
@@ -62,6 +96,7 @@ class _Page:
                 self.toggle = gr.Button("Evidence & settings", elem_id="toggle", size="sm", scale=0)
             self.line = html(elem_id="line")
             self.turns, self.tuned_side = gr.State([]), gr.State(0)
+            self.taken, self.written = gr.State(""), gr.State("")  # new with each question, and with each answer
             self._lay_out_conversation()
             self._lay_out_composer()
             self.panel = Panel(settings, self.turns, chat.renewal.possible)
@@ -132,7 +167,12 @@ class _Page:
         told = [panel.evidence, panel.details, panel.rated, panel.stored, panel.download]
         view = [*places, *buttons, self.question, *told, self.turns, self.tuned_side]
         asked = [self.question, self.conversation, self.turns, self.compare, *self.samples, *panel.controls]
-        gr.on(triggers, self.ask, asked, view, trigger_mode="multiple", **QUIET)
+        # Three events, because Gradio makes anew each output that an event leaves as it is, for every piece of an answer: a question is
+        # taken, its answer is written with few outputs, and the whole page shows how it ended. Each wakes the next.
+        gr.on(triggers, self.ask, asked, [*view, self.taken], trigger_mode="multiple", **QUIET)
+        written = [self.conversation, self.sides, self.strips, self.progress, self.written]
+        self.taken.change(self.answer, None, written, trigger_mode="multiple", **QUIET)
+        self.written.change(self.finish, None, view, trigger_mode="multiple", **QUICK)
         self.stop.click(self.stopped, None, view, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation, self.turns], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
@@ -160,8 +200,8 @@ class _Page:
         turns: Turns,
         compare: bool,
         *values: Any,
-    ) -> Iterator[View]:
-        """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
+    ) -> View:
+        """Takes what was typed, a sample question, or the last question again; `answer` answers it."""
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
         samples = {button.elem_id: text for button, text in zip(self.samples, texts, strict=True)}
         # By elem_id: what Gradio hands over here is a copy of the component, with another number, once it has been updated.
@@ -177,9 +217,14 @@ class _Page:
             self._check(conversation(shown), options)
         except UserError as error:
             strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
-            yield {self.strips: strip(str(error)), self.progress: "", self.question: question if source in samples else typed}
-            return
-        begun = {
+            return {self.strips: strip(str(error)), self.progress: "", self.question: question if source in samples else typed}
+        options["address"] = request.client.host if request.client else ""
+        for page in [page for page, one in list(self.running.items()) if one.forsaken]:
+            self.running.pop(page, None)
+        asked = _Asked(shown, turns, options, compare)
+        if self.running.setdefault(str(request.session_hash), asked) is not asked:
+            return {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
+        return {
             **self._view(busy=True),
             self.conversation: gr.Chatbot(shown, visible=True),
             self.comparison: gr.Column(visible=compare),
@@ -190,59 +235,64 @@ class _Page:
             self.panel.evidence: self._nearest(question),
             self.panel.stored: "",
             self.panel.download: "",
+            self.taken: secrets.token_hex(4),
         }
-        options["address"] = request.client.host if request.client else ""
-        yield from self._answer(str(request.session_hash), begun, shown, turns, options, compare)
 
-    def _answer(self, page: str, begun: View, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool) -> Iterator[View]:
-        stop = threading.Event()
-        if self.running.setdefault(page, stop) is not stop:
-            yield {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
+    def answer(self, request: gr.Request) -> Iterator[View]:
+        """Writes the answer to what `ask` took; closing the iterator stops it."""
+        page = str(request.session_hash)
+        asked = self.running.get(page)
+        if asked is None or asked.begun:
+            yield {self.progress: gr.skip()}
             return
+        asked.begun = True
         try:
-            yield begun
-            for view, last in self._steps(shown, turns, options, compare, stop):
-                if last:
-                    del self.running[page]  # before the page shows Send again
-                yield view
+            yield from self._steps(asked)
         except Exception as error:
             # Its message may hold text of the chat.
-            log.error("an answer failed: %s", type(error).__name__, extra={"request_id": options["request_id"]})
+            log.error("an answer failed: %s", type(error).__name__, extra={"request_id": asked.options["request_id"]})
             self.chat.metrics.error(error)
             failed = fragments.error("Something failed here. Try again: the conversation is kept.")
-            yield {**self._view(busy=False), self.strips: failed, self.progress: ""}
+            asked.ends_with({**self._view(busy=False), self.strips: failed, self.progress: ""})
         finally:
-            if self.running.get(page) is stop:
-                del self.running[page]
+            if asked.end is None:  # its reader has gone
+                self.running.pop(page, None)
+        yield {self.written: secrets.token_hex(4)}
 
-    def _steps(
-        self, shown: list[Entry], turns: Turns, options: dict[str, Any], compare: bool, stop: threading.Event
-    ) -> Iterator[tuple[View, bool]]:
-        """What each event of a turn changes on the page, and whether it is the last one."""
+    def finish(self, request: gr.Request) -> View:
+        """Shows how the answer ended."""
+        page = str(request.session_hash)
+        asked = self.running.get(page)
+        if asked is None or asked.end is None:
+            return {self.progress: gr.skip()}
+        self.running.pop(page, None)
+        return asked.end
+
+    def _steps(self, asked: "_Asked") -> Iterator[View]:
+        """What each event of a turn changes on the page; its end goes into `asked`."""
+        shown, compare = asked.shown, asked.compare
         messages, notices, texts = conversation(shown), list[Notice](), ["", ""]
         ends: list[Finished] = []
         tuned = secrets.randbelow(2)  # which side of a comparison is which is not known before the vote
         steps: Any
         if compare:
-            steps = self.chat.compare(messages, (tuned == 0, tuned == 1), **{**options, "stop": stop})
+            steps = self.chat.compare(messages, (tuned == 0, tuned == 1), **{**asked.options, "stop": asked.stop})
         else:
-            steps = _one_side(self.chat.turn(messages, stop=stop, **options))
+            steps = _one_side(self.chat.turn(messages, stop=asked.stop, **asked.options))
         with closing(steps):
             for side, step in steps:
                 if isinstance(step, Notice):
                     notices.append(step)
-                    yield {self.strips: self._told(notices)}, False
+                    yield {self.strips: self._told(notices)}
                 elif isinstance(step, Waiting):
-                    yield {self.progress: fragments.waiting(step.position)}, False
+                    yield {self.progress: fragments.waiting(step.position)}
                 elif isinstance(step, Text):
                     texts[side] = step.text
-                    yield {**self._written(shown, texts, compare), self.progress: fragments.waiting(0)}, False
+                    yield {**self._written(shown, texts, compare), self.progress: fragments.waiting(0)}
                 else:
                     ends.append(step)
-                    if not compare:
-                        yield self._finished(step, shown, turns, notices), True
-        if compare:
-            yield self._both(ends, shown, turns, notices, tuned), True
+        finished = self._both(ends, asked, notices, tuned) if compare else self._finished(ends[0], asked, notices)
+        asked.ends_with(finished)
 
     def _told(self, notices: list[Notice]) -> str:
         return "".join(fragments.notice(notice.text, notice.cards, notice.kind) for notice in notices)
@@ -252,7 +302,8 @@ class _Page:
             return {self.sides: fragments.sides(texts)}
         return {self.conversation: [*shown, message("assistant", texts[0])]}
 
-    def _finished(self, step: Finished, shown: list[Entry], turns: Turns, notices: list[Notice]) -> View:
+    def _finished(self, step: Finished, asked: "_Asked", notices: list[Notice]) -> View:
+        shown, turns = asked.shown, asked.turns
         question = conversation(shown)[-1]["content"]
         if step.text:
             told = [notice.text for notice in notices]
@@ -268,8 +319,8 @@ class _Page:
             self.panel.rated: fragments.rated(turns),
         }
 
-    def _both(self, ends: list[Finished], shown: list[Entry], turns: Turns, notices: list[Notice], tuned: int) -> View:
-        last = ends[-1]
+    def _both(self, ends: list[Finished], asked: "_Asked", notices: list[Notice], tuned: int) -> View:
+        shown, last = asked.shown, ends[-1]
         told, view = self._told(notices), {**self._view(busy=False), self.progress: fragments.ending(last.finish_reason)}
         if len(ends) < 2 or last.finish_reason in ("error", "stopped"):
             alone = [*shown, message("assistant", last.text)] if last.finish_reason == "withheld" else shown
@@ -285,7 +336,7 @@ class _Page:
             notices=[notice.text for notice in notices],
             other=Side(answer=base.text, details=base.details),
         )
-        turns = [*turns, turn.model_dump()]
+        turns = [*asked.turns, turn.model_dump()]
         return {
             **view,
             self.sides: fragments.sides([end.text for end in ends], differences=True),
@@ -314,11 +365,15 @@ class _Page:
         }
 
     def stopped(self, request: gr.Request) -> View:
-        """Has the answer that this page is getting end; `ask` then finishes by itself, which a cancelled event could not."""
-        if stop := self.running.get(str(request.session_hash)):
-            stop.set()
-            return {self.progress: gr.skip()}
-        return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
+        """Has the answer that this page is getting end; `answer` then ends by itself, which a cancelled event could not."""
+        page = str(request.session_hash)
+        if asked := self.running.get(page):
+            asked.stop.set()
+            if asked.begun:
+                return self.finish(request)
+            self.running.pop(page, None)
+        # Nothing was written yet, or the server was started anew.
+        return {**self._view(busy=False), self.progress: fragments.ending("stopped")}
 
     def edited(self, draft: str | None, history: list[Entry], turns: Turns) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""

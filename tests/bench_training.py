@@ -34,8 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "t4": ("t4", {}, "4bit"),
     "same 12 cards": ("fast", {"per_device_train_batch_size": 12}, "16bit"),
     "fast": ("fast", {}, "16bit"),
-    "fast, 32 cards": ("fast", {"per_device_train_batch_size": 32}, "16bit"),
-    "fast, 128 cards": ("fast", {"per_device_train_batch_size": 128}, "16bit"),
+    "fast, 64 cards": ("fast", {"per_device_train_batch_size": 64}, "16bit"),
+    "fast, 96 cards": ("fast", {"per_device_train_batch_size": 96}, "16bit"),
     "fast, padded": ("fast", {"padding_free": False, "group_by_length": True}, "16bit"),
 }
 DEFAULT = ["original", "t4", "same 12 cards", "fast"]

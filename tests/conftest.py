@@ -26,6 +26,7 @@ from app.settings import DEMO_ADAPTER, ROOT
 from tests.hub_server import HubServer, Repo
 
 SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
+LONGEST = ("tests/browser/test_page.py", "tests/test_train.py", "tests/test_hub.py", "tests/test_server.py", "tests/browser/test_tools.py")
 TEMPLATES = ROOT / "finetune" / "templates"
 FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
 # A parameter of tests that repeat something: quick in the default run, long under the mark `slow`.
@@ -35,6 +36,11 @@ QUICK_AND_LONG = [pytest.param(False, id="quick"), pytest.param(True, id="long",
 def pytest_configure(config: pytest.Config) -> None:
     """One thread is fastest for the demo model and leaves the other core to servers and browsers."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that neither of two processes ends long before the other."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,9 +20,8 @@ class PageClient:
         self.http = httpx.Client(base_url=url, timeout=60, verify=False, headers=headers)
         self.config = self.http.get("/config").raise_for_status().json()
         self.components = {component["id"]: component for component in self.config["components"]}
-        question = next(key for key, one in self.components.items() if one["props"].get("elem_id") == "question")
-        self.trigger = question
-        self.event = next(one for one in self.config["dependencies"] if [question, "submit"] in [list(pair) for pair in one["targets"]])
+        self.trigger = self._named("question")
+        self.event = self._event(self.trigger, "submit")
         self.session = secrets.token_hex(6)
         self.joined: httpx.Response | None = None
 
@@ -31,7 +30,7 @@ class PageClient:
         return "\n".join(self.told(question))
 
     def told(self, question: str, history: Sequence[dict[str, Any]] = (), **controls: Any) -> Iterator[str]:
-        """Asks, and yields the JSON of each event as it comes.
+        """Asks, and yields the JSON of each event as it comes; the last shows how the answer ended, or why there is none.
 
         Args:
             question: What is typed.
@@ -45,9 +44,45 @@ class PageClient:
             data.append(
                 question if key == self.trigger else [*history] if one["type"] == "chatbot" else None if one["type"] == "state" else value
             )
-        body = {"data": data, "fn_index": self.event["id"], "session_hash": self.session, "trigger_id": self.trigger}
-        self.joined = self.http.post("/gradio_api/queue/join", json=body)
-        self.joined.raise_for_status()
+        *_, last = self._queued(self.event, self.trigger, data)
+        if (taken := self._woken(last)) is None:
+            yield last
+            return
+        written = None
+        for line in self._queued(self._event(taken, "change"), taken, []):
+            yield line
+            written = self._woken(line) or written
+        if written is not None:
+            output = json.loads(self._posted(self._event(written, "change"), written, []))
+            yield json.dumps({"msg": "process_completed", "success": "data" in output, "output": output})
+
+    def output(self, event: dict[str, Any], elem_id: str) -> Any:
+        """What the last event of an answer says of a component."""
+        value = event["output"]["data"][[self.components[key]["props"].get("elem_id") for key in self.event["outputs"]].index(elem_id)]
+        return value.get("value") if isinstance(value, dict) and "__type__" in value else value
+
+    def _named(self, elem_id: str) -> int:
+        return next(key for key, one in self.components.items() if one["props"].get("elem_id") == elem_id)
+
+    def _event(self, target: int, kind: str) -> dict[str, Any]:
+        return next(one for one in self.config["dependencies"] if [target, kind] in [list(pair) for pair in one["targets"]])
+
+    def _woken(self, line: str) -> int | None:
+        """The state that an event has changed, for which another event waits."""
+        changed = (json.loads(line).get("output") or {}).get("changed_state_ids") or []
+        waiting = {target for one in self.config["dependencies"] for target, kind in one["targets"] if kind == "change"}
+        return next((key for key in changed if key in waiting), None)
+
+    def _body(self, event: dict[str, Any], trigger: int, data: list[Any]) -> dict[str, Any]:
+        return {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": trigger}
+
+    def _posted(self, event: dict[str, Any], trigger: int, data: list[Any]) -> str:
+        return self.http.post("/gradio_api/run/predict", json=self._body(event, trigger, data)).raise_for_status().text
+
+    def _queued(self, event: dict[str, Any], trigger: int, data: list[Any]) -> Iterator[str]:
+        joined = self.http.post("/gradio_api/queue/join", json=self._body(event, trigger, data)).raise_for_status()
+        if event is self.event:
+            self.joined = joined
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 if line.startswith("data:"):
@@ -55,16 +90,9 @@ class PageClient:
                     if json.loads(line[5:])["msg"] in ("process_completed", "close_stream"):
                         return
 
-    def output(self, event: dict[str, Any], elem_id: str) -> Any:
-        """What the last event of an answer says of a component."""
-        value = event["output"]["data"][[self.components[key]["props"].get("elem_id") for key in self.event["outputs"]].index(elem_id)]
-        return value.get("value") if isinstance(value, dict) and "__type__" in value else value
-
     def press(self, elem_id: str, **controls: Any) -> str:
         """Presses a button whose event does not stand in the queue; returns what the server answers, as text."""
-        button = next(key for key, one in self.components.items() if one["props"].get("elem_id") == elem_id)
-        event = next(one for one in self.config["dependencies"] if [button, "click"] in [list(pair) for pair in one["targets"]])
+        button = self._named(elem_id)
+        event = self._event(button, "click")
         props = [self.components[key]["props"] for key in event["inputs"]]
-        data = [controls.get(one.get("label"), one.get("value")) for one in props]
-        body = {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": button}
-        return self.http.post("/gradio_api/run/predict", json=body).raise_for_status().text
+        return self._posted(event, button, [controls.get(one.get("label"), one.get("value")) for one in props])
