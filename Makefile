@@ -33,7 +33,7 @@ bench: $(VENV)/all.stamp  ## measure loading, first token and tokens a second on
 bench-training: $(VENV)/all.stamp  ## measure training, the original script against ours; ARGS="--base ... --base-4bit ... --data ..."
 	$(PY) -m tests.bench_training $(ARGS)
 
-reliability: $(VENV)/all.stamp  ## load, bad requests and faults against a real server, about 15 minutes; ARGS="--seconds 30 --requests 500"
+reliability: $(VENV)/all.stamp  ## load, bad requests and faults against a real server, about 20 minutes; ARGS="--seconds 30 --requests 500"
 	@$(PY) -m tests.reliability $(ARGS)
 
 safety: $(VENV)/app.stamp  ## precision and recall of the rules for notices; ARGS="CARDS.jsonl" counts alarms on cards

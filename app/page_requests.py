@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 from gradio import Blocks
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import error_response
 
-_POSTED = re.compile(r"/+gradio_api/+(?:queue/join|run/[^/]*)/?$")
+_POSTED = re.compile(r"/+gradio_api/")
+_EVENTS = re.compile(r"/+gradio_api/+(?:queue/join|run/[^/]*)/?$")
+_STREAM = re.compile(r"/+gradio_api/+queue/data/?$")
 REFUSAL = "This is no request of the page as it is now. Reload the page and try again."
 
 
@@ -66,13 +70,21 @@ class PageRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and scope["method"] == "GET" and _STREAM.match(path):
+            # Gradio notices that nothing was asked for only after it has begun to answer.
+            session = QueryParams(scope["query_string"]).get("session_hash")
+            if session not in self.page._queue.pending_messages_per_session:
+                await error_response(404, REFUSAL)(scope, receive, send)
+                return
         if scope["type"] != "http" or scope["method"] != "POST" or not _POSTED.match(path):
             await self.app(scope, receive, send)
             return
         # `app.guard.BodyLimit` has read the body and hands it on in one message.
         first = await receive()
         try:
-            self._check(first.get("body", b""))
+            posted = from_json(first.get("body", b""), allow_inf_nan=False)
+            if _EVENTS.match(path):
+                self._check(posted)
         except (ValidationError, ValueError):
             await error_response(422, REFUSAL, code="invalid")(scope, receive, send)
             return
@@ -83,8 +95,8 @@ class PageRequests:
 
         await self.app(scope, replay, send)
 
-    def _check(self, body: bytes) -> None:
-        posted = _Posted.model_validate_json(body)
+    def _check(self, body: Any) -> None:
+        posted = _Posted.model_validate(body)
         event = self.page.fns.get(posted.fn_index)
         if (
             event is None

@@ -72,6 +72,19 @@ def test_what_is_no_json_is_refused(served: Served, content: bytes) -> None:
     assert HTTP.post(f"{served.url}/gradio_api/queue/join", content=content, headers=headers).status_code == 422
 
 
+@pytest.mark.parametrize("path", ["cancel", "reset"])
+@pytest.mark.parametrize("content", [b"NaN", b'{"event_id": NaN}', b"\xff", b""])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_other_routes_of_the_page_refuse_what_is_no_json(served: Served, path: str, content: bytes, kind: str) -> None:
+    assert HTTP.post(f"{served.url}/gradio_api/{path}", content=content, headers={"Content-Type": kind}).status_code == 422
+
+
+def test_a_stream_of_events_that_nobody_asked_for_is_not_there(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    for query in ("", "?session_hash=", "?session_hash=nobody"):
+        assert HTTP.get(f"{served.url}/gradio_api/queue/data{query}").status_code == 404
+    assert not caplog.records
+
+
 def test_links_to_recorded_runs_open_nothing(served: Served) -> None:
     for path in ("/?deep_link=x", "/?page=a&deep_link=..%2Fx", "/config?deep_link=x"):
         assert HTTP.get(served.url + path).status_code == 404
