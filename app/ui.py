@@ -38,8 +38,8 @@ Turns = list[dict[str, Any]]  # `app.record.Turn`s as plain values
 TITLE = "Medical Q&A"
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
-# Seconds that a page may take from one event of an answer to the next.
-HANDOVER_SECONDS = 60.0
+# Seconds that a page may take to show that an answer has begun, before its end waits no longer; and how it ended.
+BEGIN_SECONDS, FINISH_SECONDS = 2.0, 60.0
 
 
 def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
@@ -54,7 +54,7 @@ def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
 
 @dataclass
 class _Asked:
-    """A question of a page, from the moment that it is taken until the page shows how it ended.
+    """A question of a page, from the moment that it is asked until the page shows how it ended.
 
     Args:
         shown: The conversation up to the question.
@@ -68,18 +68,18 @@ class _Asked:
     options: dict[str, Any]
     compare: bool
     stop: threading.Event = field(default_factory=threading.Event)
-    begun: bool = False
+    begun: threading.Event = field(default_factory=threading.Event)  # the page shows that it is at work
     end: View | None = None  # what the page shows then
-    since: float = field(default_factory=time.monotonic)  # when it was taken, or ended
+    ended_at: float = 0.0
 
     def ends_with(self, view: View) -> None:
         """The answer has ended."""
-        self.since, self.end = time.monotonic(), view
+        self.ended_at, self.end = time.monotonic(), view
 
     @property
     def forsaken(self) -> bool:
-        """Whether the page should have asked for what comes next by now, and has gone."""
-        return (not self.begun or self.end is not None) and time.monotonic() - self.since > HANDOVER_SECONDS
+        """Whether the page should have asked how it ended by now, and has gone."""
+        return self.end is not None and time.monotonic() - self.ended_at > FINISH_SECONDS
 
 
 class _Page:
@@ -96,7 +96,7 @@ class _Page:
                 self.toggle = gr.Button("Evidence & settings", elem_id="toggle", size="sm", scale=0)
             self.line = html(elem_id="line")
             self.turns, self.tuned_side = gr.State([]), gr.State(0)
-            self.taken, self.written = gr.State(""), gr.State("")  # new with each question, and with each answer
+            self.taken, self.written = gr.State(""), gr.State("")  # new when an answer begins, and when it has ended
             self._lay_out_conversation()
             self._lay_out_composer()
             self.panel = Panel(settings, self.turns, chat.renewal.possible)
@@ -167,11 +167,12 @@ class _Page:
         told = [panel.evidence, panel.details, panel.rated, panel.stored, panel.download]
         view = [*places, *buttons, self.question, *told, self.turns, self.tuned_side]
         asked = [self.question, self.conversation, self.turns, self.compare, *self.samples, *panel.controls]
-        # Three events, because Gradio makes anew each output that an event leaves as it is, for every piece of an answer: a question is
-        # taken, its answer is written with few outputs, and the whole page shows how it ended. Each wakes the next.
-        gr.on(triggers, self.ask, asked, [*view, self.taken], trigger_mode="multiple", **QUIET)
-        written = [self.conversation, self.sides, self.strips, self.progress, self.written]
-        self.taken.change(self.answer, None, written, trigger_mode="multiple", **QUIET)
+        # The answer is written by an event of few outputs, because for each piece Gradio makes anew every output that it leaves as it is.
+        # It wakes one that shows the page at work, and in the end one that shows how it ended.
+        written = [self.conversation, self.sides, self.strips, self.progress, self.question, self.send, self.stop, self.taken, self.written]
+        gr.on(triggers, self.ask, asked, written, trigger_mode="multiple", **QUIET)
+        at_work = [*buttons, self.start, self.conversation, self.comparison, self.votes, self.actions, *told[:1], *told[3:]]
+        self.taken.change(self.begin, None, at_work, trigger_mode="multiple", **QUICK)
         self.written.change(self.finish, None, view, trigger_mode="multiple", **QUICK)
         self.stop.click(self.stopped, None, view, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation, self.turns], view, **QUICK)
@@ -200,8 +201,8 @@ class _Page:
         turns: Turns,
         compare: bool,
         *values: Any,
-    ) -> View:
-        """Takes what was typed, a sample question, or the last question again; `answer` answers it."""
+    ) -> Iterator[View]:
+        """Answers what was typed, a sample question, or the last question again; closing the iterator stops the answer."""
         texts, controls = values[: len(self.samples)], values[len(self.samples) :]
         samples = {button.elem_id: text for button, text in zip(self.samples, texts, strict=True)}
         # By elem_id: what Gradio hands over here is a copy of the component, with another number, once it has been updated.
@@ -217,36 +218,29 @@ class _Page:
             self._check(conversation(shown), options)
         except UserError as error:
             strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
-            return {self.strips: strip(str(error)), self.progress: "", self.question: question if source in samples else typed}
-        options["address"] = request.client.host if request.client else ""
-        for page in [page for page, one in list(self.running.items()) if one.forsaken]:
-            self.running.pop(page, None)
-        asked = _Asked(shown, turns, options, compare)
-        if self.running.setdefault(str(request.session_hash), asked) is not asked:
-            return {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
-        return {
-            **self._view(busy=True),
-            self.conversation: gr.Chatbot(shown, visible=True),
-            self.comparison: gr.Column(visible=compare),
+            yield {self.strips: strip(str(error)), self.progress: "", self.question: question if source in samples else typed}
+            return
+        begun = {
+            self.conversation: shown,
             self.sides: fragments.sides(["", ""]) if compare else "",
             self.question: typed if source in samples or source == self.retry.elem_id else "",
             self.strips: "",
             self.progress: fragments.waiting(0),
-            self.panel.evidence: self._nearest(question),
-            self.panel.stored: "",
-            self.panel.download: "",
+            self.send: gr.Button(visible=False),
+            self.stop: gr.Button(visible=True),
             self.taken: secrets.token_hex(4),
         }
+        options["address"] = request.client.host if request.client else ""
+        yield from self._answer(str(request.session_hash), begun, _Asked(shown, turns, options, compare))
 
-    def answer(self, request: gr.Request) -> Iterator[View]:
-        """Writes the answer to what `ask` took; closing the iterator stops it."""
-        page = str(request.session_hash)
-        asked = self.running.get(page)
-        if asked is None or asked.begun:
-            yield {self.progress: gr.skip()}
+    def _answer(self, page: str, begun: View, asked: _Asked) -> Iterator[View]:
+        for gone in [page for page, one in list(self.running.items()) if one.forsaken]:
+            self.running.pop(gone, None)
+        if self.running.setdefault(page, asked) is not asked:
+            yield {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
             return
-        asked.begun = True
         try:
+            yield begun
             yield from self._steps(asked)
         except Exception as error:
             # Its message may hold text of the chat.
@@ -257,7 +251,24 @@ class _Page:
         finally:
             if asked.end is None:  # its reader has gone
                 self.running.pop(page, None)
+        asked.begun.wait(BEGIN_SECONDS)  # what ends at once must not be shown as ended before it is shown as begun
         yield {self.written: secrets.token_hex(4)}
+
+    def begin(self, request: gr.Request) -> View:
+        """Shows the page at work on an answer."""
+        asked = self.running.get(str(request.session_hash))
+        if asked is None:
+            return {self.actions: gr.skip()}
+        view = {
+            **self._view(busy=True),
+            self.conversation: gr.Chatbot(visible=True),
+            self.comparison: gr.Column(visible=asked.compare),
+            self.panel.evidence: self._nearest(asked.shown[-1]["content"][0]["text"]),
+            self.panel.stored: "",
+            self.panel.download: "",
+        }
+        asked.begun.set()
+        return view
 
     def finish(self, request: gr.Request) -> View:
         """Shows how the answer ended."""
@@ -268,7 +279,7 @@ class _Page:
         self.running.pop(page, None)
         return asked.end
 
-    def _steps(self, asked: "_Asked") -> Iterator[View]:
+    def _steps(self, asked: _Asked) -> Iterator[View]:
         """What each event of a turn changes on the page; its end goes into `asked`."""
         shown, compare = asked.shown, asked.compare
         messages, notices, texts = conversation(shown), list[Notice](), ["", ""]
@@ -302,7 +313,7 @@ class _Page:
             return {self.sides: fragments.sides(texts)}
         return {self.conversation: [*shown, message("assistant", texts[0])]}
 
-    def _finished(self, step: Finished, asked: "_Asked", notices: list[Notice]) -> View:
+    def _finished(self, step: Finished, asked: _Asked, notices: list[Notice]) -> View:
         shown, turns = asked.shown, asked.turns
         question = conversation(shown)[-1]["content"]
         if step.text:
@@ -319,7 +330,7 @@ class _Page:
             self.panel.rated: fragments.rated(turns),
         }
 
-    def _both(self, ends: list[Finished], asked: "_Asked", notices: list[Notice], tuned: int) -> View:
+    def _both(self, ends: list[Finished], asked: _Asked, notices: list[Notice], tuned: int) -> View:
         shown, last = asked.shown, ends[-1]
         told, view = self._told(notices), {**self._view(busy=False), self.progress: fragments.ending(last.finish_reason)}
         if len(ends) < 2 or last.finish_reason in ("error", "stopped"):
@@ -365,15 +376,11 @@ class _Page:
         }
 
     def stopped(self, request: gr.Request) -> View:
-        """Has the answer that this page is getting end; `answer` then ends by itself, which a cancelled event could not."""
-        page = str(request.session_hash)
-        if asked := self.running.get(page):
+        """Has the answer that this page is getting end; `ask` then ends by itself, which a cancelled event could not."""
+        if asked := self.running.get(str(request.session_hash)):
             asked.stop.set()
-            if asked.begun:
-                return self.finish(request)
-            self.running.pop(page, None)
-        # Nothing was written yet, or the server was started anew.
-        return {**self._view(busy=False), self.progress: fragments.ending("stopped")}
+            return self.finish(request)
+        return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
 
     def edited(self, draft: str | None, history: list[Entry], turns: Turns) -> View:
         """Takes the last question out of the conversation and back into the box, before what is being typed there."""

@@ -44,21 +44,19 @@ class PageClient:
             data.append(
                 question if key == self.trigger else [*history] if one["type"] == "chatbot" else None if one["type"] == "state" else value
             )
-        *_, last = self._queued(self.event, self.trigger, data)
-        if (taken := self._woken(last)) is None:
-            yield last
-            return
-        written = None
-        for line in self._queued(self._event(taken, "change"), taken, []):
-            yield line
-            written = self._woken(line) or written
-        if written is not None:
-            output = json.loads(self._posted(self._event(written, "change"), written, []))
-            yield json.dumps({"msg": "process_completed", "success": "data" in output, "output": output})
+        ended: dict[str, Any] = {}
+        for line in self._queued(data):
+            told = json.loads(line)
+            for state in self._woken(told):
+                event = self._event(state, "change")
+                output = json.loads(self._posted(event, state, []))
+                ended = {"msg": "process_completed", "success": "data" in output, "output": output, "fn_index": event["id"]}
+            yield json.dumps(ended) if ended and told["msg"] == "process_completed" else line
 
     def output(self, event: dict[str, Any], elem_id: str) -> Any:
         """What the last event of an answer says of a component."""
-        value = event["output"]["data"][[self.components[key]["props"].get("elem_id") for key in self.event["outputs"]].index(elem_id)]
+        said_by = next(one for one in self.config["dependencies"] if one["id"] == event.get("fn_index", self.event["id"]))
+        value = event["output"]["data"][[self.components[key]["props"].get("elem_id") for key in said_by["outputs"]].index(elem_id)]
         return value.get("value") if isinstance(value, dict) and "__type__" in value else value
 
     def _named(self, elem_id: str) -> int:
@@ -67,11 +65,10 @@ class PageClient:
     def _event(self, target: int, kind: str) -> dict[str, Any]:
         return next(one for one in self.config["dependencies"] if [target, kind] in [list(pair) for pair in one["targets"]])
 
-    def _woken(self, line: str) -> int | None:
-        """The state that an event has changed, for which another event waits."""
-        changed = (json.loads(line).get("output") or {}).get("changed_state_ids") or []
+    def _woken(self, told: dict[str, Any]) -> list[int]:
+        """The states that an event has changed, for which other events wait."""
         waiting = {target for one in self.config["dependencies"] for target, kind in one["targets"] if kind == "change"}
-        return next((key for key in changed if key in waiting), None)
+        return [key for key in (told.get("output") or {}).get("changed_state_ids") or [] if key in waiting]
 
     def _body(self, event: dict[str, Any], trigger: int, data: list[Any]) -> dict[str, Any]:
         return {"data": data, "fn_index": event["id"], "session_hash": self.session, "trigger_id": trigger}
@@ -79,10 +76,8 @@ class PageClient:
     def _posted(self, event: dict[str, Any], trigger: int, data: list[Any]) -> str:
         return self.http.post("/gradio_api/run/predict", json=self._body(event, trigger, data)).raise_for_status().text
 
-    def _queued(self, event: dict[str, Any], trigger: int, data: list[Any]) -> Iterator[str]:
-        joined = self.http.post("/gradio_api/queue/join", json=self._body(event, trigger, data)).raise_for_status()
-        if event is self.event:
-            self.joined = joined
+    def _queued(self, data: list[Any]) -> Iterator[str]:
+        self.joined = self.http.post("/gradio_api/queue/join", json=self._body(self.event, self.trigger, data)).raise_for_status()
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
                 if line.startswith("data:"):
