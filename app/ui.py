@@ -263,7 +263,7 @@ class _Page:
             **self._view(busy=True),
             self.conversation: gr.Chatbot(visible=True),
             self.comparison: gr.Column(visible=asked.compare),
-            self.panel.evidence: self._nearest(asked.shown[-1]["content"][0]["text"]),
+            self.panel.evidence: self._nearest(conversation(asked.shown)[-1]["content"]),
             self.panel.stored: "",
             self.panel.download: "",
         }
