@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -38,8 +39,8 @@ Turns = list[dict[str, Any]]  # `app.record.Turn`s as plain values
 TITLE = "Medical Q&A"
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
-# Seconds that a page may take to show that an answer has begun, before its end waits no longer; and how it ended.
-BEGIN_SECONDS, FINISH_SECONDS = 2.0, 60.0
+# Seconds after which a page that did not ask how its answer ended is helped by Stop, and after which it has gone.
+LATE_SECONDS, GONE_SECONDS = 3.0, 60.0
 
 
 def build_demo(chat: Chat, settings: Settings) -> gr.Blocks:
@@ -67,6 +68,7 @@ class _Asked:
     turns: Turns
     options: dict[str, Any]
     compare: bool
+    token: str = field(default_factory=partial(secrets.token_hex, 4))
     stop: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)  # the page shows that it is at work
     end: View | None = None  # what the page shows then
@@ -76,10 +78,9 @@ class _Asked:
         """The answer has ended."""
         self.ended_at, self.end = time.monotonic(), view
 
-    @property
-    def forsaken(self) -> bool:
-        """Whether the page should have asked how it ended by now, and has gone."""
-        return self.end is not None and time.monotonic() - self.ended_at > FINISH_SECONDS
+    def ended_before(self, seconds: float) -> bool:
+        """Whether the answer ended longer ago than this."""
+        return self.end is not None and time.monotonic() - self.ended_at > seconds
 
 
 class _Page:
@@ -172,8 +173,8 @@ class _Page:
         written = [self.conversation, self.sides, self.strips, self.progress, self.question, self.send, self.stop, self.taken, self.written]
         gr.on(triggers, self.ask, asked, written, trigger_mode="multiple", **QUIET)
         at_work = [*buttons, self.start, self.conversation, self.comparison, self.votes, self.actions, *told[:1], *told[3:]]
-        self.taken.change(self.begin, None, at_work, trigger_mode="multiple", **QUICK)
-        self.written.change(self.finish, None, view, trigger_mode="multiple", **QUICK)
+        self.taken.change(self.begin, self.taken, at_work, trigger_mode="multiple", **QUICK)
+        self.written.change(self.finish, self.written, view, trigger_mode="multiple", **QUICK)
         self.stop.click(self.stopped, None, view, **QUICK)
         self.edit.click(self.edited, [self.question, self.conversation, self.turns], view, **QUICK)
         self.clear.click(self.cleared, None, view, **QUICK)
@@ -228,19 +229,18 @@ class _Page:
             self.progress: fragments.waiting(0),
             self.send: gr.Button(visible=False),
             self.stop: gr.Button(visible=True),
-            self.taken: secrets.token_hex(4),
         }
         options["address"] = request.client.host if request.client else ""
         yield from self._answer(str(request.session_hash), begun, _Asked(shown, turns, options, compare))
 
     def _answer(self, page: str, begun: View, asked: _Asked) -> Iterator[View]:
-        for gone in [page for page, one in list(self.running.items()) if one.forsaken]:
+        for gone in [page for page, one in list(self.running.items()) if one.ended_before(GONE_SECONDS)]:
             self.running.pop(gone, None)
         if self.running.setdefault(page, asked) is not asked:
             yield {self.progress: gr.skip()}  # pressed twice, or Enter while an answer is being written: what was typed stays in the box
             return
         try:
-            yield begun
+            yield {**begun, self.taken: asked.token}
             yield from self._steps(asked)
         except Exception as error:
             # Its message may hold text of the chat.
@@ -251,13 +251,14 @@ class _Page:
         finally:
             if asked.end is None:  # its reader has gone
                 self.running.pop(page, None)
-        asked.begun.wait(BEGIN_SECONDS)  # what ends at once must not be shown as ended before it is shown as begun
-        yield {self.written: secrets.token_hex(4)}
+        while not asked.begun.wait(LOOK_SECONDS) and not asked.ended_before(GONE_SECONDS):
+            yield {self.progress: gr.skip()}  # what ended at once must not be shown as ended before it is shown as begun
+        yield {self.written: asked.token}
 
-    def begin(self, request: gr.Request) -> View:
+    def begin(self, token: str, request: gr.Request) -> View:
         """Shows the page at work on an answer."""
         asked = self.running.get(str(request.session_hash))
-        if asked is None:
+        if asked is None or asked.token != token:
             return {self.actions: gr.skip()}
         view = {
             **self._view(busy=True),
@@ -270,11 +271,11 @@ class _Page:
         asked.begun.set()
         return view
 
-    def finish(self, request: gr.Request) -> View:
+    def finish(self, token: str, request: gr.Request) -> View:
         """Shows how the answer ended."""
         page = str(request.session_hash)
         asked = self.running.get(page)
-        if asked is None or asked.end is None:
+        if asked is None or asked.token != token or asked.end is None:
             return {self.progress: gr.skip()}
         self.running.pop(page, None)
         return asked.end
@@ -379,7 +380,7 @@ class _Page:
         """Has the answer that this page is getting end; `ask` then ends by itself, which a cancelled event could not."""
         if asked := self.running.get(str(request.session_hash)):
             asked.stop.set()
-            return self.finish(request)
+            return self.finish(asked.token, request) if asked.ended_before(LATE_SECONDS) else {self.progress: gr.skip()}
         return {**self._view(busy=False), self.progress: fragments.ending("stopped")}  # the server was started anew meanwhile
 
     def edited(self, draft: str | None, history: list[Entry], turns: Turns) -> View:

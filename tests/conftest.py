@@ -1,5 +1,6 @@
 """What the tests share: the demo adapter opened once, real tokenizers where they are, and no way to the network."""
 
+import gc
 import os
 import shutil
 import time
@@ -65,6 +66,7 @@ def loaded(adapter: str) -> LoadedModel:
     """The adapter on its base, opened once for all tests; do not change it."""
     opened = load(adapter, "cpu")
     opened.warm_up()  # before any test puts a hook on it
+    gc.freeze()  # a generator that closes looks through all objects for what nobody needs: not again through those that stay
     return opened
 
 

@@ -49,7 +49,7 @@ class PageClient:
             told = json.loads(line)
             for state in self._woken(told):
                 event = self._event(state, "change")
-                output = json.loads(self._posted(event, state, []))
+                output = json.loads(self._posted(event, state, [None] * len(event["inputs"])))
                 ended = {"msg": "process_completed", "success": "data" in output, "output": output, "fn_index": event["id"]}
             yield json.dumps(ended) if ended and told["msg"] == "process_completed" else line
 

@@ -6,7 +6,6 @@ import logging
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -256,11 +255,10 @@ def _terminate_while_answering(process: Process) -> None:
     reader.start()
     assert begun.wait(30)
     process.popen.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    assert wait_for(lambda: HTTP.get(f"{process.url}/readyz").json()["status"] == "ending", 10)
     refused = Served(process.url, None).post(ask())
     assert refused.status_code == 503
     assert "shutting down" in refused.json()["error"]["message"]
     assert int(refused.headers["retry-after"]) > 0
-    assert HTTP.get(f"{process.url}/readyz").json()["status"] == "ending"
     reader.join(60)
     assert "data: [DONE]" in events

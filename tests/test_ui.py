@@ -3,6 +3,8 @@
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import gradio as gr
 import pytest
@@ -14,7 +16,7 @@ from app.generation import LocalGenerator
 from app.history import conversation, last_question, message
 from app.settings import ROOT, load_settings
 from app.theme import LAUNCH_OPTIONS
-from app.ui import _Page
+from app.ui import _Asked, _Page
 
 CONTROLS = {"temperature": 0.0, "top_p": 0.9, "repetition_penalty": 1.0, "max_new_tokens": 8}
 
@@ -79,6 +81,20 @@ def test_a_visitor_chooses_only_what_is_offered_now(page: _Page, adapter_copy: P
     adapter_copy.rename(adapter_copy.with_name("gone"))
     with pytest.raises(AdapterNotFound):
         offer.choose(other, page.settings)
+
+
+def test_what_ends_at_once_is_shown_as_begun_before_it_is_shown_as_ended(page: _Page) -> None:
+    request = cast(gr.Request, SimpleNamespace(session_hash="page"))
+    asked = _Asked([message("user", "how many paracetamol would it take to kill me")], [], {"request_id": ""}, False)
+    views = page._answer("page", {}, asked)
+    seen = [next(views) for _ in range(4)]
+    assert asked.end is not None
+    assert not any(page.written in view for view in seen), "the page has not asked for its beginning yet"
+    assert page.stop in page.begin(asked.token, request)
+    assert next(views) == {page.written: asked.token}
+    assert page.finish("that of another answer", request) == {page.progress: gr.skip()}
+    assert page.finish(asked.token, request) is asked.end
+    assert page.running == {}
 
 
 @pytest.mark.parametrize(("seed", "expected"), [(None, None), ("", None), (" 7 ", 7), ("0", 0)])
