@@ -172,7 +172,8 @@ class _Page:
         # It wakes one that shows the page at work, and in the end one that shows how it ended.
         written = [self.conversation, self.sides, self.strips, self.progress, self.question, self.send, self.stop, self.taken, self.written]
         gr.on(triggers, self.ask, asked, written, trigger_mode="multiple", **QUIET)
-        at_work = [*buttons, self.start, self.conversation, self.comparison, self.votes, self.actions, *told[:1], *told[3:]]
+        at_work = [*buttons, self.start, self.conversation, self.comparison, self.votes, self.actions]
+        at_work += [panel.evidence, panel.stored, panel.download]
         self.taken.change(self.begin, self.taken, at_work, trigger_mode="multiple", **QUICK)
         self.written.change(self.finish, self.written, view, trigger_mode="multiple", **QUICK)
         self.stop.click(self.stopped, None, view, **QUICK)

@@ -26,6 +26,7 @@ GROWTH = 1.15  # of memory, once all pages have been opened
 
 Key = tuple[str, bool]  # question, adapter on
 Message = dict[str, str]
+FULL = re.compile("The queue is full|too many people are asking")
 
 
 @dataclass
@@ -87,7 +88,7 @@ def stream(client: httpx.Client, url: str, messages: list[Message], tuned: bool)
     with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
         if response.status_code == 429:
             response.read()
-            if "Retry-After" not in response.headers or not re.search("The queue is full|too many people are asking", response.text):
+            if "Retry-After" not in response.headers or not FULL.search(response.text):
                 raise ValueError(f"429 without a way on: {response.text}")
             raise _Full(float(response.headers["Retry-After"]))
         response.raise_for_status()
@@ -142,7 +143,7 @@ def by_page(load: Load, page: PageClient, messages: list[Message], tuned: bool, 
     if event.get("msg") != "process_completed" or not event["success"]:
         raise ValueError(f"the page was not told the end: {line}")
     strips = str(page.output(event, "strips"))
-    if re.search("The queue is full|too many people are asking", strips):
+    if FULL.search(strips):
         raise _Full(5.0)
     if 'class="strip error"' in strips:
         raise ValueError(strips)
