@@ -161,6 +161,7 @@ def _data(args: argparse.Namespace) -> None:
     from finetune.prepare import Settings, prepare, table, write
     from finetune.tokens import open_tokenizer
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # nothing forks here
     config = load_config(args.config, {"base": args.base, "max_length": args.max_length, "seed": args.seed})
     settings = Settings(
         data=args.data or [config.data],

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from scipy.sparse.csgraph import connected_components
 
 # Texts as alike as this are one card in other words: a pair of them may not straddle a split.
@@ -60,8 +60,12 @@ class Pairs:
         return Pairs(self.left[kept], self.right[kept], self.similarity[kept])
 
 
-def _word_sets(texts: Sequence[str]) -> csr_array:
-    """(texts, words) int8 of ones; words are numbered from the rarest to the commonest, and sorted within a row."""
+def word_sets(texts: Sequence[str]) -> csr_array:
+    """The set of words of each text.
+
+    Returns:
+        (texts, words) int8 of ones; words are numbered from the rarest to the commonest, and sorted within a row.
+    """
     vocabulary: dict[str, int] = {}
     rows = []
     for text in texts:
@@ -102,17 +106,17 @@ def _signs(sets: csr_array) -> csr_array:
     return csr_array((np.ones(int(kept.sum()), np.int8), (np.concatenate(rows)[kept], number[column[kept]])), shape=shape)
 
 
-def similar_pairs(texts: Sequence[str], threshold: float = FAMILY, others: Sequence[str] | None = None) -> Pairs:
+def similar_pairs(texts: csr_array, threshold: float = FAMILY, others: csr_array | None = None) -> Pairs:
     """Pairs of texts that are at least so alike: of two lists up to `EXACT` every one, else those that are found as candidates.
 
     Args:
-        texts: The texts.
+        texts: Rows of `word_sets`.
         threshold: Least Jaccard index, above 0.
-        others: Compare with these; without them each pair within `texts` is reported once, the earlier one left.
+        others: Rows of the same `word_sets` to compare with; without them each pair within `texts` is reported once, the earlier one left.
     """
-    sets = _word_sets([*texts, *(others or [])])
-    mine, offset = len(texts), 0 if others is None else len(texts)
-    in_full = others is not None and len(texts) * len(others) <= EXACT
+    sets = texts if others is None else vstack([texts, others], format="csr")
+    mine, offset = texts.shape[0], 0 if others is None else texts.shape[0]
+    in_full = others is not None and mine * others.shape[0] <= EXACT
     signs = sets if in_full else _signs(sets)
     theirs = csr_array(signs[offset:].T)
     cost = np.cumsum(signs[:mine].astype(np.int64) @ np.diff(theirs.indptr).astype(np.int64))

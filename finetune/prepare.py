@@ -157,9 +157,10 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
     weights = {source.id: weight for source, weight in zip(sources, settings.weights, strict=False)}
     candidates = [cleaned.examples[place] for place in usable]
     drawn = draw(candidates, weights, settings.rows, settings.seed) if candidates else []
-    families = cleaned.families[usable][drawn]
+    families, sets = cleaned.families[usable][drawn], cleaned.sets[usable][drawn]
     examples = [candidates[place] for place in drawn]
-    splits = split(examples, families, {"validation": settings.validation, "test": settings.test}, settings.seed)
+    places = split(examples, families, sets, {"validation": settings.validation, "test": settings.test}, settings.seed)
+    splits = {name: [examples[place] for place in chosen] for name, chosen in places.items()}
     return Prepared(
         settings=settings,
         sources=sources,
@@ -169,7 +170,7 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
         not_drawn=len(candidates) - len(examples),
         families=len(set(families.tolist())),
         random_leak=leak_of_a_random_split(cleaned, settings.test, settings.seed),
-        audit=audit(splits["test"], splits["train"]),
+        audit=audit(splits["test"], splits["train"], sets=sets[places["test"] + places["train"]]),
         tokens=[length for length, _ in sizes],
         answer_tokens=[loss for _, loss in sizes],
     )

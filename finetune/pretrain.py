@@ -196,7 +196,6 @@ def pretrain(
         # So small a model keeps a GPU waiting for kernel launches: one captured graph for forward and backward.
         forward = torch.cuda.make_graphed_callables(forward, (next(stream).to(device),))
     elif steps >= WORTH_COMPILING and shutil.which("g++"):
-        model.set_attn_implementation("sdpa")
         torch._dynamo.config.suppress_errors = True  # without Python's headers, say, it goes on as it would have
         forward = torch.compile(forward)  # a quarter faster
     for _ in (bar := tqdm(range(steps), desc="base model", unit="step")):

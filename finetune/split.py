@@ -8,10 +8,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from app.errors import DataError
 from finetune.clean import Cleaned, question_key
-from finetune.families import FAMILY, similar_pairs
+from finetune.families import FAMILY, similar_pairs, word_sets
 from finetune.sources import SPLITS, Example
 
 # Pairs below this are not worth listing.
@@ -47,12 +48,20 @@ class Audit:
     closest: list[Close]
 
 
-def audit(evaluated: list[Example], trained: list[Example], listed: int = 20) -> Audit:
+def audit(evaluated: list[Example], trained: list[Example], listed: int = 20, sets: csr_array | None = None) -> Audit:
     """Compares every row of an evaluation set with a training set.
 
     A row counts as leaked when a training row asks the same question or has as many words in common with it as relatives have.
+
+    Args:
+        evaluated: Rows to be judged.
+        trained: Rows to compare them with.
+        listed: How many of the closest pairs to name.
+        sets: (evaluated and then trained, words), where they are known already; see `finetune.families.word_sets`.
     """
-    pairs = similar_pairs([example.text for example in evaluated], LISTED, [example.text for example in trained])
+    if sets is None:
+        sets = word_sets([example.text for example in [*evaluated, *trained]])
+    pairs = similar_pairs(sets[: len(evaluated)], LISTED, sets[len(evaluated) :])
     best: dict[int, tuple[float, int]] = {}
     for left, right, similarity in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.similarity.tolist(), strict=True):
         best[left] = max(best.get(left, (0.0, -1)), (similarity, right))
@@ -96,7 +105,7 @@ def draw(examples: list[Example], weights: dict[str, float], size: float | None,
     )
 
 
-def split(examples: list[Example], families: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, list[Example]]:
+def split(examples: list[Example], families: np.ndarray, sets: csr_array, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Puts whole families into splits: test and validation are filled first, in random order, without going over their share.
 
     What the audit then finds to be alike in two splits all the same, because its comparison is fuller, goes to the training rows.
@@ -104,8 +113,12 @@ def split(examples: list[Example], families: np.ndarray, shares: dict[str, float
     Args:
         examples: The conversations.
         families: (examples,) family of each.
+        sets: (examples, words) words of each; see `finetune.families.word_sets`.
         shares: Share of the conversations for "validation" and "test".
         seed: Seed of the order.
+
+    Returns:
+        Places in `examples` for each split, in order.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for place, family in enumerate(families.tolist()):
@@ -119,11 +132,13 @@ def split(examples: list[Example], families: np.ndarray, shares: dict[str, float
         chosen[name] += members[family]
         if name in room:
             room[name] -= len(members[family])
-    _settle(examples, families, members, chosen)
-    return {name: [examples[place] for place in sorted(places)] for name, places in chosen.items()}
+    _settle(examples, families, sets, members, chosen)
+    return {name: sorted(places) for name, places in chosen.items()}
 
 
-def _settle(examples: list[Example], families: np.ndarray, members: dict[int, list[int]], chosen: dict[str, list[int]]) -> None:
+def _settle(
+    examples: list[Example], families: np.ndarray, sets: csr_array, members: dict[int, list[int]], chosen: dict[str, list[int]]
+) -> None:
     """Moves families to the training rows until no two splits hold conversations that are alike.
 
     After the first round only what has just come to the training rows can be like a row that stayed.
@@ -132,7 +147,8 @@ def _settle(examples: list[Example], families: np.ndarray, members: dict[int, li
     while any(against.values()):
         come: list[int] = []
         for name, others in against.items():
-            leaked = audit([examples[place] for place in chosen[name]], [examples[place] for place in others]).leaked
+            judged = [examples[place] for place in chosen[name]]
+            leaked = audit(judged, [examples[place] for place in others], sets=sets[[*chosen[name], *others]]).leaked
             moving = {int(families[chosen[name][place]]) for place in leaked}
             come += [place for family in moving for place in members[family]]
             chosen[name] = [place for place in chosen[name] if int(families[place]) not in moving]

@@ -12,7 +12,7 @@ from app.errors import ConfigError, DataError, StorageError
 from finetune import clean as cleaning
 from finetune.clean import clean, cut_repetition
 from finetune.data_page import render
-from finetune.families import FAMILY, components, jaccard, similar_pairs, words
+from finetune.families import FAMILY, components, jaccard, similar_pairs, word_sets, words
 from finetune.prepare import Prepared, Settings, prepare, write
 from finetune.sources import Example, Origin, Source, check_may_travel, load_source
 from finetune.split import audit, draw, split
@@ -52,7 +52,7 @@ def test_similar_pairs_are_those_of_comparing_each_with_each(made) -> None:
     texts = [example.text for example in load_source(str(made[0])).examples]
     sets = [set(words(text)) for text in texts]
     expected = {(i, j) for j in range(len(texts)) for i in range(j) if jaccard(sets[i], sets[j]) >= FAMILY}
-    pairs = similar_pairs(texts)
+    pairs = similar_pairs(word_sets(texts))
     assert set(made[1]) <= expected
     assert set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected
     assert all(jaccard(sets[i], sets[j]) == pytest.approx(s) for i, j, s in zip(pairs.left, pairs.right, pairs.similarity, strict=True))
@@ -60,15 +60,17 @@ def test_similar_pairs_are_those_of_comparing_each_with_each(made) -> None:
 
 def test_two_lists_are_compared_in_full(made) -> None:
     texts = [example.text for example in load_source(str(made[0])).examples]
-    pairs = similar_pairs(texts[:150], 0.2, texts[150:])
+    rows = word_sets(texts)
+    pairs = similar_pairs(rows[:150], 0.2, rows[150:])
     expected = {(i, j) for i, a in enumerate(texts[:150]) for j, b in enumerate(texts[150:]) if jaccard(words(a), words(b)) >= 0.2}
     assert expected and set(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("texts", [[], ["", ""], ["one"], ["?", "word"], ["same word", "word same", "Same, word!"]])
 def test_texts_with_few_words_do_no_harm(texts: list[str]) -> None:
-    assert len(similar_pairs(texts).left) == (3 if len(texts) == 3 else 0)
-    assert len(similar_pairs(texts, others=texts).left) == {1: 1, 3: 9}.get(len(texts), 1 if "word" in texts else 0)
+    sets = word_sets(texts)
+    assert len(similar_pairs(sets).left) == (3 if len(texts) == 3 else 0)
+    assert len(similar_pairs(sets, others=sets).left) == {1: 1, 3: 9}.get(len(texts), 1 if "word" in texts else 0)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,8 @@ def test_no_family_straddles_and_nothing_is_lost(prepared: Prepared, made) -> No
 def test_a_leak_that_the_grouping_missed_goes_to_the_training_rows() -> None:
     rng = random.Random(0)
     examples = [example(f"q{i} w{rng.random()}", f"x{i // 2} y{i // 2} z{i // 2} v{i // 2} u{i // 2} t{i // 2}", i) for i in range(40)]
-    splits = split(examples, np.arange(40), {"validation": 0.2, "test": 0.2}, 1)
+    places = split(examples, np.arange(40), word_sets([e.text for e in examples]), {"validation": 0.2, "test": 0.2}, 1)
+    splits = {name: [examples[place] for place in chosen] for name, chosen in places.items()}
     assert sum(map(len, splits.values())) == 40
     for name, others in (("test", splits["train"] + splits["validation"]), ("validation", splits["train"])):
         assert audit(splits[name], others).leaked == []
