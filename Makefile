@@ -48,7 +48,7 @@ lint: $(VENV)/all.stamp  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# On a CPU a fifth of each step would go into asking the system for memory and giving it back: it is kept instead.
+# On a CPU a seventh of a step or more would go into asking the system for memory and giving it back: it is kept instead.
 demo-model: export MALLOC_MMAP_MAX_ := 0
 demo-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into assets/demo

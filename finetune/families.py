@@ -106,17 +106,18 @@ def _signs(sets: csr_array) -> csr_array:
     return csr_array((np.ones(int(kept.sum()), np.int8), (np.concatenate(rows)[kept], number[column[kept]])), shape=shape)
 
 
-def similar_pairs(texts: csr_array, threshold: float = FAMILY, others: csr_array | None = None) -> Pairs:
+def similar_pairs(sets: csr_array, threshold: float = FAMILY, others: csr_array | None = None) -> Pairs:
     """Pairs of texts that are at least so alike: of two lists up to `EXACT` every one, else those that are found as candidates.
 
     Args:
-        texts: Rows of `word_sets`.
+        sets: Rows of `word_sets`.
         threshold: Least Jaccard index, above 0.
-        others: Rows of the same `word_sets` to compare with; without them each pair within `texts` is reported once, the earlier one left.
+        others: Rows of the same `word_sets` to compare with; without them each pair within `sets` is reported once, the earlier one left.
     """
-    sets = texts if others is None else vstack([texts, others], format="csr")
-    mine, offset = texts.shape[0], 0 if others is None else texts.shape[0]
-    in_full = others is not None and mine * others.shape[0] <= EXACT
+    mine, offset, in_full = sets.shape[0], 0, False
+    if others is not None:
+        offset, in_full = mine, mine * others.shape[0] <= EXACT
+        sets = vstack([sets, others], format="csr")
     signs = sets if in_full else _signs(sets)
     theirs = csr_array(signs[offset:].T)
     cost = np.cumsum(signs[:mine].astype(np.int64) @ np.diff(theirs.indptr).astype(np.int64))

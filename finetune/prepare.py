@@ -170,7 +170,7 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
         not_drawn=len(candidates) - len(examples),
         families=len(set(families.tolist())),
         random_leak=leak_of_a_random_split(cleaned, settings.test, settings.seed),
-        audit=audit(splits["test"], splits["train"], sets=sets[places["test"] + places["train"]]),
+        audit=audit(splits["test"], splits["train"], sets=(sets[places["test"]], sets[places["train"]])),
         tokens=[length for length, _ in sizes],
         answer_tokens=[loss for _, loss in sizes],
     )

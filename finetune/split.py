@@ -48,7 +48,7 @@ class Audit:
     closest: list[Close]
 
 
-def audit(evaluated: list[Example], trained: list[Example], listed: int = 20, sets: csr_array | None = None) -> Audit:
+def audit(evaluated: list[Example], trained: list[Example], listed: int = 20, sets: tuple[csr_array, csr_array] | None = None) -> Audit:
     """Compares every row of an evaluation set with a training set.
 
     A row counts as leaked when a training row asks the same question or has as many words in common with it as relatives have.
@@ -57,11 +57,12 @@ def audit(evaluated: list[Example], trained: list[Example], listed: int = 20, se
         evaluated: Rows to be judged.
         trained: Rows to compare them with.
         listed: How many of the closest pairs to name.
-        sets: (evaluated and then trained, words), where they are known already; see `finetune.families.word_sets`.
+        sets: Words of the rows of each, where they are known already; see `finetune.families.word_sets`.
     """
     if sets is None:
-        sets = word_sets([example.text for example in [*evaluated, *trained]])
-    pairs = similar_pairs(sets[: len(evaluated)], LISTED, sets[len(evaluated) :])
+        both = word_sets([example.text for example in [*evaluated, *trained]])
+        sets = both[: len(evaluated)], both[len(evaluated) :]
+    pairs = similar_pairs(sets[0], LISTED, sets[1])
     best: dict[int, tuple[float, int]] = {}
     for left, right, similarity in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.similarity.tolist(), strict=True):
         best[left] = max(best.get(left, (0.0, -1)), (similarity, right))
@@ -147,8 +148,8 @@ def _settle(
     while any(against.values()):
         come: list[int] = []
         for name, others in against.items():
-            judged = [examples[place] for place in chosen[name]]
-            leaked = audit(judged, [examples[place] for place in others], sets=sets[[*chosen[name], *others]]).leaked
+            judged, trained = ([examples[place] for place in places] for places in (chosen[name], others))
+            leaked = audit(judged, trained, sets=(sets[chosen[name]], sets[others])).leaked
             moving = {int(families[chosen[name][place]]) for place in leaked}
             come += [place for family in moving for place in members[family]]
             chosen[name] = [place for place in chosen[name] if int(families[place]) not in moving]
