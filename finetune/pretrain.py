@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from finetune.compiling import WORTH_COMPILING, can_compile
 from finetune.sources import Card, read_cards
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 BOS, END_OF_TEXT, PAD, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|eot_id|>"
 SPECIAL_TOKENS = [BOS, END_OF_TEXT, PAD, "<|start_header_id|>", "<|end_header_id|>", EOT]
 # Llama 3's own split pattern: https://github.com/meta-llama/llama-models/blob/main/models/llama3/tokenizer.py
-WORTH_COMPILING = 500  # steps from which on the minute of compiling for a CPU pays
 LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # The prompt's own words, often enough that the vocabulary holds them whole and the template costs few tokens.
 PROMPT_TEXTS = 300 * [
@@ -195,8 +194,7 @@ def pretrain(
         model.set_attn_implementation("sdpa")  # eager attention copies its mask from the CPU, which no capture may do
         # So small a model keeps a GPU waiting for kernel launches: one captured graph for forward and backward.
         forward = torch.cuda.make_graphed_callables(forward, (next(stream).to(device),))
-    elif steps >= WORTH_COMPILING and shutil.which("g++"):
-        torch._dynamo.config.suppress_errors = True  # without Python's headers, say, it goes on as it would have
+    elif steps >= WORTH_COMPILING and can_compile():
         forward = torch.compile(forward)  # a quarter faster
     for _ in (bar := tqdm(range(steps), desc="base model", unit="step")):
         with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu"):

@@ -36,6 +36,7 @@ from app.hub import fetch, resolve_base
 from app.model import WEIGHTS_FILE, is_adapter_directory, weights_hash
 from app.settings import ROOT
 from finetune import adapter, checkpoints
+from finetune.compiling import CompileLayers
 from finetune.config import PROJECT, TEMPLATES, TrainConfig
 from finetune.encode import Row, build_rows, split, trained_cards, validation_rows
 from finetune.progress import Progress, Stopwatch, loss_history, validation_history
@@ -207,6 +208,9 @@ def build_trainer(
     # On a GPU Unsloth chooses the collator, which can join rows instead of padding them; on a CPU that saves nothing.
     on_gpu = torch.cuda.is_available()
     progress = progress or Progress()
+    callbacks = [progress, *([] if on_gpu else [CompileLayers()])]  # on a GPU Unsloth compiles what pays
+    if config.early_stopping and validation:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping))
     trainer = Trainer(
         model=model,
         processing_class=tokenizer,
@@ -214,7 +218,7 @@ def build_trainer(
         eval_dataset=datasets.Dataset.from_list(validation) if validation else None,
         args=training_arguments(config, model, bool(validation)),
         data_collator=None if on_gpu else DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8),
-        callbacks=[progress, *([EarlyStoppingCallback(config.early_stopping)] if config.early_stopping and validation else [])],
+        callbacks=callbacks,
     )
     trainer.watch, trainer.output = progress.watch, Path(config.output)
     for callback in (PrinterCallback, ProgressCallback):
