@@ -9,7 +9,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from app.model import load
-from finetune import compiling
 from finetune.compiling import LAYERS_WORTH_COMPILING, SETTLED, CompileLayers
 from tests.test_train import run
 
@@ -38,9 +37,11 @@ def arguments(tmp_path: Path) -> TrainingArguments:
     return TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Leaves the settings of this process as they were."""
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file named like the compiler, which is looked for and never called here; the process's settings are put back."""
+    (tmp_path / "g++").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     suppressed = torch._dynamo.config.suppress_errors
     yield
     torch._dynamo.config.suppress_errors = suppressed
@@ -57,7 +58,7 @@ def start(model: LlamaForCausalLM, arguments: TrainingArguments, steps: int, don
     return callback
 
 
-@pytest.mark.skipif(not compiling.can_compile(), reason="no g++ here")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(
     ("steps", "done", "expected"), [(LAYERS_WORTH_COMPILING, 0, True), (LAYERS_WORTH_COMPILING - 1, 0, False), (2000, 1500, False)]
 )
@@ -70,17 +71,18 @@ def test_the_steps_that_are_left_decide(
     assert list(model.state_dict()) == names, "what is saved is named as before"
 
 
+@pytest.mark.usefixtures("compiler")
 def test_without_a_compiler_a_long_run_is_as_it_was(
     model: LlamaForCausalLM, arguments: TrainingArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("PATH", "")  # no g++ either
     callback = start(model, arguments, 10_000)
     assert layers_compiled(model) == [False, False]
     callback.on_step_begin(arguments, TrainerState(global_step=SETTLED), TrainerControl())
     assert compilations([3, 4, 5]) == 2, "compiling for others goes on: for one length, then for any"
 
 
-@pytest.mark.skipif(not compiling.can_compile(), reason="no g++ here")
+@pytest.mark.usefixtures("compiler")
 def test_a_shape_that_comes_late_runs_as_it_is_until_training_has_ended(model: LlamaForCausalLM, arguments: TrainingArguments) -> None:
     callback = start(model, arguments, 10_000, done=7)
     callback.on_step_begin(arguments, TrainerState(global_step=7 + SETTLED - 1), TrainerControl())
@@ -93,6 +95,7 @@ def test_a_shape_that_comes_late_runs_as_it_is_until_training_has_ended(model: L
 
 def compilations(lengths: list[int]) -> int:
     """How often a new function is compiled that is called with vectors of these lengths; each call is checked."""
+    torch.compiler.reset()
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> object:
@@ -108,19 +111,12 @@ def compilations(lengths: list[int]) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_compiled_training_has_the_losses_of_one_that_is_not(tmp_path: Path) -> None:
-    settings = ["train_size=200", "copies=1", "per_device_train_batch_size=4", "validation_size=4", "save_steps=8"]
+    settings = ["train_size=200", "copies=1", f"max_steps={SETTLED + 4}", "per_device_train_batch_size=4", "logging_steps=1"]
+    options = [part for setting in settings for part in ("--set", setting)]
     losses = []
     for worth, graphs in ((1, True), (LAYERS_WORTH_COMPILING, False)):
         output = tmp_path / str(worth)
-        command = [
-            "train",
-            "--config",
-            "demo",
-            "--output",
-            str(output),
-            *(part for setting in [*settings, f"max_steps={SETTLED + 4}"] for part in ("--set", setting)),
-        ]
-        result = run("-c", TRAIN, str(worth), *command)
+        result = run("-c", TRAIN, str(worth), "train", "--config", "demo", "--output", str(output), *options)
         assert result.returncode == 0, result.stderr[-3000:]
         assert (int(result.stdout.rpartition("graphs:")[2]) > 0) == graphs
         assert load(str(output), "cpu").probe.logit_change > 0

@@ -16,8 +16,8 @@ from app.settings import ROOT
 APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "generation", "zero", "remote", "renewal"]
 APP += ["safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record", "feedback", "cost"]
 APP += ["fragments", "theme", "panel", "ui", "api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
-FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "pretrain", "families", "clean", "split"]
-FINETUNE += ["tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
+FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "compiling", "pretrain", "families", "clean"]
+FINETUNE += ["split", "tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
 FINETUNE += ["report", "evaluate", "card", "channels", "publish", "convert"]
 PAGE_AND_SERVER = {"__main__", "history", "offer", *APP[APP.index("fragments") :]}
