@@ -22,10 +22,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.answer import Answer
 from app.chat import Chat
 from app.contract import GenerationDefaults
 from app.errors import BudgetSpent, Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, RateLimited, UserError
-from app.generation import Answer
 from app.logs import request_id
 from app.model import public_name
 

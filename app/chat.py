@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app import identifiers, safety
+from app.answer import Answer, GenerationRequest
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
-from app.generation import Answer, GenerationRequest
 from app.limits import Budget, RateLimits
 from app.metrics import Metrics
 from app.model import public_name

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from app.answer import GenerationRequest
 from app.errors import ConfigError
-from app.generation import GenerationRequest
 from app.remote import Generator
 from app.settings import ROOT
 

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.answer import Answer
 from app.errors import UserError
-from app.generation import Answer, gpu_memory
+from app.generation import gpu_memory
 from app.logs import EACH
 from app.model import public_name
 from app.remote import Generator

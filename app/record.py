@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.answer import GenerationRequest
 from app.errors import DataError, UserError
-from app.generation import GenerationRequest
 from app.model import LoadedModel, public_name
 from app.remote import Generator as AnyGenerator
 

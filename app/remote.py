@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import openai
 
 from app import contract as contracts
+from app.answer import Answer, GenerationRequest
 from app.cards import training_cards
 from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
-from app.generation import ENDING, Answer, GenerationRequest, LocalGenerator, shorten
+from app.generation import ENDING, LocalGenerator, shorten
 from app.model import LoadedModel, open_tokenizer, public_name, read_run, resolve_adapter
 from app.zero import ZeroGenerator
 

@@ -9,9 +9,9 @@ import threading
 import time
 
 from app import hub
+from app.answer import GenerationRequest
 from app.contract import GOLDEN_CONVERSATIONS
 from app.errors import Busy, NotReady, UserError
-from app.generation import GenerationRequest
 from app.model import default_device, find_folder, prepare
 from app.remote import Generator
 from app.settings import Settings

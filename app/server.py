@@ -33,10 +33,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from app import model, zero
+from app.answer import POLL_SECONDS
 from app.api import RETRY_SECONDS, api, error_response
 from app.chat import Chat
 from app.errors import ConfigError
-from app.generation import POLL_SECONDS, LocalGenerator
+from app.generation import LocalGenerator
 from app.guard import BodyLimit, Guard
 from app.login import Gate, login_routes
 from app.model import public_name

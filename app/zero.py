@@ -27,8 +27,9 @@ from typing import Any
 
 import torch
 
+from app.answer import POLL_SECONDS, Answer, FinishReason, GenerationRequest
 from app.errors import AdapterError, Busy, GenerationFailed, NotReady, UserError
-from app.generation import ENDING, POLL_SECONDS, Answer, FinishReason, GenerationRequest, LocalGenerator
+from app.generation import ENDING, LocalGenerator
 from app.model import LoadedModel
 
 log = logging.getLogger(__name__)

@@ -57,7 +57,8 @@ def _dashboard(args: argparse.Namespace) -> None:
 
 
 def _ask(args: argparse.Namespace) -> None:
-    from app.generation import GenerationRequest, LocalGenerator
+    from app.answer import GenerationRequest
+    from app.generation import LocalGenerator
     from app.model import load
 
     generator = LocalGenerator(load, args.adapter)

@@ -33,9 +33,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 from app import contract as contracts
+from app.answer import GenerationRequest
 from app.contract import prompt_ids
 from app.decoder import Decoder
-from app.generation import GenerationRequest, LocalGenerator
+from app.generation import LocalGenerator
 from app.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
-from app.generation import Answer, LocalGenerator
+from app.answer import Answer
+from app.generation import LocalGenerator
 from app.model import load
 from app.settings import DEMO_ADAPTER, load_settings
 from tests.test_server import running

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from app.answer import GenerationRequest
 from app.errors import DataError
-from app.generation import GenerationRequest, LocalGenerator
+from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.settings import ROOT
 from finetune.__main__ import main

@@ -18,10 +18,11 @@ from weakref import WeakValueDictionary
 import pytest
 import torch
 
+from app.answer import Answer, GenerationRequest
 from app.contract import prompt_ids
 from app.decoder import Decoder
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
-from app.generation import Answer, GenerationRequest, LocalGenerator, fit
+from app.generation import LocalGenerator, fit
 from app.model import LoadedModel, load
 from tests.conftest import QUICK_AND_LONG, assert_is_for_people, hooked_decoder
 
@@ -522,12 +523,12 @@ def test_a_prompt_passed_in_pieces_gives_the_same_logits(loaded: LoadedModel) ->
 
 
 def test_text_comes_token_by_token_and_broken_characters_at_the_end_stay_visible(loaded: LoadedModel) -> None:
-    from app.generation import _Streamer
+    from app.answer import Streamer
 
     text = "\u03b2-blocker, 5 \u00b5g/kg \u2014 caf\u00e9 \U0001f9e0!\n\n  Two  spaces."
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     for cut in (len(ids), 1, 2, len(ids) - 1):
-        streamer = _Streamer(loaded.tokenizer, lambda: None)
+        streamer = Streamer(loaded.tokenizer, lambda: None)
         streamer.put(torch.tensor([[1, 2, 3]]))
         for token in ids[:cut]:
             streamer.put(torch.tensor([token]))

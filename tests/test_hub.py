@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load, save
 
 from app import fragments, hub, offer
+from app.answer import GenerationRequest
 from app.cards import training_cards
 from app.errors import AdapterError, AdapterNotFound, Busy, ContractViolation, HubUnavailable, UnsafeAdapter, UserError
-from app.generation import GenerationRequest, LocalGenerator
+from app.generation import LocalGenerator
 from app.model import LoadedModel, public_name
 from app.model import load as open_adapter
 from app.renewal import REST_SECONDS, Renewal

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from app.answer import GenerationRequest
 from app.chat import Chat, Finished, Text
 from app.errors import AdapterError, Busy, GenerationFailed, NotReady
-from app.generation import GenerationRequest, LocalGenerator
+from app.generation import LocalGenerator
 from app.model import LoadedModel
 from app.remote import RemoteGenerator
 from app.settings import ROOT, load_settings

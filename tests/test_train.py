@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from app.generation import GenerationRequest, LocalGenerator
+from app.answer import GenerationRequest
+from app.generation import LocalGenerator
 from app.model import LoadedModel, load
 from app.settings import ROOT
 from finetune.__main__ import main

@@ -12,8 +12,8 @@ import pytest
 import spaces as platform
 
 from app import zero
+from app.answer import GenerationRequest
 from app.errors import AdapterError, AdapterNotFound, Busy, NotReady
-from app.generation import GenerationRequest
 from app.model import LoadedModel, load
 from app.zero import End, ZeroGenerator, duration, spaces
 

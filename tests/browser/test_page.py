@@ -12,7 +12,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from app import fragments
-from app.generation import GenerationRequest, LocalGenerator
+from app.answer import GenerationRequest
+from app.generation import LocalGenerator
 from app.model import LoadedModel, public_name
 from app.settings import ROOT, load_settings
 from app.ui import DISCLAIMER
