@@ -16,7 +16,8 @@ from app.settings import ROOT
 APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "answer", "generation", "zero"]
 APP += ["remote", "renewal", "safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record"]
 APP += ["feedback", "cost"]
-APP += ["fragments", "theme", "panel", "ui", "api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
+APP += ["fragments", "theme", "panel", "layout", "answering", "ui"]
+APP += ["api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
 FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "compiling", "pretrain", "families", "clean"]
 FINETUNE += ["split", "tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
 FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
@@ -28,7 +29,7 @@ ONLY_IN = {
     "unsloth": {"finetune/train.py"},
     "unsloth_zoo": set(),
     "trl": set(),
-    "gradio": {"app/theme.py", "app/panel.py", "app/ui.py", "app/page_requests.py", "app/server.py"},
+    "gradio": {f"app/{name}.py" for name in ("theme", "panel", "layout", "answering", "ui", "page_requests", "server")},
     "fastapi": {"app/api.py", "app/server.py"},
     "starlette": {"app/api.py", "app/guard.py", "app/trace.py", "app/login.py", "app/page_requests.py", "app/server.py"},
     "bm25s": {"app/evidence.py"},

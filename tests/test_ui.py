@@ -10,13 +10,14 @@ import gradio as gr
 import pytest
 
 from app import fragments, offer
+from app.answering import Asked
 from app.chat import Chat
 from app.errors import AdapterNotFound, InvalidQuestion
 from app.generation import LocalGenerator
 from app.history import conversation, last_question, message
 from app.settings import ROOT, load_settings
 from app.theme import LAUNCH_OPTIONS
-from app.ui import _Asked, _Page
+from app.ui import _Page
 
 CONTROLS = {"temperature": 0.0, "top_p": 0.9, "repetition_penalty": 1.0, "max_new_tokens": 8}
 
@@ -85,24 +86,25 @@ def test_a_visitor_chooses_only_what_is_offered_now(page: _Page, adapter_copy: P
 
 def test_what_ends_at_once_is_shown_as_begun_before_it_is_shown_as_ended(page: _Page) -> None:
     request = cast(gr.Request, SimpleNamespace(session_hash="page"))
-    asked = _Asked([message("user", "how many paracetamol would it take to kill me")], [], {"request_id": ""}, False)
-    views = page._answer("page", {}, asked)
+    asked = Asked([message("user", "how many paracetamol would it take to kill me")], [], {"request_id": ""}, False)
+    answering, layout = page.answering, page.layout
+    views = answering.answer("page", {}, asked)
     seen = [next(views) for _ in range(4)]
     assert asked.end is not None
-    assert not any(page.written in view for view in seen), "the page has not asked for its beginning yet"
-    assert page.stop in page.begin(asked.token, request)
-    assert next(views) == {page.written: asked.token}
-    assert page.finish("that of another answer", request) == {page.progress: gr.skip()}
-    assert page.finish(asked.token, request) is asked.end
-    assert page.running == {}
+    assert not any(layout.written in view for view in seen), "the page has not asked for its beginning yet"
+    assert layout.stop in answering.begin(asked.token, request)
+    assert next(views) == {layout.written: asked.token}
+    assert answering.finish("that of another answer", request) == {layout.progress: gr.skip()}
+    assert answering.finish(asked.token, request) is asked.end
+    assert answering.running == {}
 
 
 @pytest.mark.parametrize(("seed", "expected"), [(None, None), ("", None), (" 7 ", 7), ("0", 0)])
 def test_seed_is_a_number_or_nothing(page: _Page, seed: str | None, expected: int | None) -> None:
-    assert page.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())["seed"] == expected
+    assert page.layout.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())["seed"] == expected
 
 
 @pytest.mark.parametrize("seed", ["-1", "abc", "1.5", "9" * 5000, str(2**31)])
 def test_other_seeds_are_refused_with_a_sentence(page: _Page, seed: str) -> None:
     with pytest.raises(InvalidQuestion, match="is not a whole number"):
-        page.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())
+        page.layout.panel.options(next(iter(offer.offered(page.settings))), True, seed, *CONTROLS.values())
