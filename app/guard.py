@@ -70,7 +70,7 @@ class Guard:
         except Exception as error:
             # The message of an exception may hold text of a chat; its stack holds our code alone.
             stack = "".join(traceback.format_tb(error.__traceback__))
-            log.error("a %s request failed: %s\n%s", scope["method"], type(error).__name__, stack)
+            log.error("a request failed: %s\n%s", type(error).__name__, stack)
             if not started:
                 response = error_response(500, "Something went wrong here. Try again; if it happens twice, tell the owner of this page.")
                 await response(scope, receive, send_guarded)

@@ -29,6 +29,11 @@ METHODS = {"GET", "HEAD", "POST", "OPTIONS"}
 ROUTES = {"/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/chat/completions", "/gradio_api/queue/join", "/gradio_api/queue/data"}
 
 
+def known_method(method: str) -> str:
+    """A method as it may be counted and logged: one that is not ours may be any word of anybody's."""
+    return method if method in METHODS else "other"
+
+
 @dataclass
 class _Minute:
     """Sums since the last line for the owner."""
@@ -65,7 +70,7 @@ class Metrics:
     def request(self, method: str, path: str, status: int) -> None:
         """Counts a request; methods and paths that are not ours are counted together."""
         route = path if path in ROUTES else "page" if status < 400 else "other"
-        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._requests.labels(known_method(method), route, str(status)).inc()
 
     def error(self, error: BaseException) -> None:
         """Counts a refused question or a failure by its class."""

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.logs import EACH, ID_HEADER, new_request_id, request_id
-from app.metrics import ROUTES, Metrics
+from app.metrics import ROUTES, Metrics, known_method
 
 each = logging.getLogger(EACH)
 
@@ -55,7 +55,7 @@ class Trace:
         finally:
             self.metrics.request(scope["method"], path, status)
             facts = {
-                "method": scope["method"],
+                "method": known_method(scope["method"]),
                 "route": path if path in ROUTES else "other",
                 "status": status,
                 "seconds": round(time.monotonic() - started, 3),

@@ -61,7 +61,9 @@ def ask(question: str = QUESTION, **fields: Any) -> dict[str, Any]:
 @contextmanager
 def running(settings: Settings, generator: LocalGenerator) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    uvicorn_server = uvicorn.Server(uvicorn.Config(server.create_app(settings, generator), log_config=None, timeout_graceful_shutdown=2))
+    # requirements.txt brings this parser alone; what the tests need brings a quicker one, which refuses more by itself.
+    app = server.create_app(settings, generator)
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, http="h11", loop="asyncio"))
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
