@@ -1,11 +1,17 @@
 """The conversation as the page's Chatbot component holds it, and as the model wants it. It comes from the browser: trust nothing in it."""
 
+import re
 from typing import Any
 
 from app.chat import Message
 
 # A message as the component holds it; Gradio's own type for it does not say what arrives.
 Entry = Any
+
+# The component takes what looks like a tag or an entity for HTML, so that "Na<K and pH>7" would lose its end. A word joiner after the
+# sign shows as nothing and ends the likeness.
+_MARKUP = re.compile(r"[<&](?=[A-Za-z/!?#])")
+_JOINER = "\u2060"
 
 
 def conversation(history: list[Entry]) -> list[Message]:
@@ -17,7 +23,7 @@ def conversation(history: list[Entry]) -> list[Message]:
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("type") == "text")
         if messages and messages[-1]["role"] == entry.get("role") == "user":
             messages.pop()
-        messages.append({"role": str(entry.get("role")), "content": str(content or "")})
+        messages.append({"role": str(entry.get("role")), "content": str(content or "").replace(_JOINER, "")})
     return messages
 
 
@@ -35,6 +41,6 @@ def answers(history: list[Entry]) -> int:
 
 
 def message(role: str, text: str) -> Entry:
-    """A message as the Chatbot component takes it."""
+    """A message as the Chatbot component takes it, to be shown as it was written, character by character."""
     # A plain string would pass through `cleandoc` in Gradio, which changes the indentation of text that is still being written.
-    return {"role": role, "content": [{"type": "text", "text": text}]}
+    return {"role": role, "content": [{"type": "text", "text": _MARKUP.sub(rf"\g<0>{_JOINER}", text)}]}

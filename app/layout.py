@@ -60,6 +60,7 @@ class Layout:
             buttons=["copy"],
             height=None,
             scale=1,
+            render_markdown=False,  # it would make 10010 of "100*10" where another star follows
             sanitize_html=True,
             allow_tags=False,
             latex_delimiters=[],

@@ -1,5 +1,6 @@
 """Limits on questions and tokens: per client, for all, and per day; on the page and on the API alike."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -86,7 +87,8 @@ def test_page_and_api_share_a_clients_limit_and_nobody_else_is_kept_out(limited:
     assert post("1.1.1.1").status_code == 200
     visitor = PageClient(limited.url, **{"X-Forwarded-For": "9.9.9.9, 1.1.1.1"})
     assert "Ask again in" not in visitor.ask("What is asthma?")
-    assert "You have asked as often as is allowed here (2 per 1 hour). Ask again in 60 minutes." in visitor.ask("What is asthma?")
+    told = visitor.ask("What is asthma?")
+    assert re.search(r"You have asked as often as is allowed here \(2 per 1 hour\)\. Ask again in (1 hour|60 minutes)\.", told)
     refused = post("8.8.8.8, 1.1.1.1")
     assert check_error(refused, 429, "rate_limit_error")["code"] == "rate_limited"
     assert 3000 < int(refused.headers["retry-after"]) <= 3600

@@ -39,7 +39,7 @@ def test_both_ways_of_serving_accept_the_launch_options(accepts: object) -> None
 def test_the_model_gets_roles_and_text_and_no_question_without_an_answer() -> None:
     history = [
         {**message("user", "Lost?"), "metadata": {"title": "x"}},
-        message("user", "First?"),
+        message("user", "First <K and &lt;?"),
         message("assistant", "Answer."),
         {
             "role": "user",
@@ -47,7 +47,7 @@ def test_the_model_gets_roles_and_text_and_no_question_without_an_answer() -> No
         },
     ]
     assert conversation(history) == [
-        {"role": "user", "content": "First?"},
+        {"role": "user", "content": "First <K and &lt;?"},
         {"role": "assistant", "content": "Answer."},
         {"role": "user", "content": "Second?"},
     ]

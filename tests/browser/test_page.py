@@ -96,6 +96,20 @@ def test_stop_keeps_the_text_and_retry_edit_and_clear_go_on_from_it(served: Serv
     assert page.errors == []
 
 
+def test_question_and_answer_stand_there_character_by_character(served: Served, open_page: Callable[..., Page]) -> None:
+    written = "Na<K and pH>7, WBC 11*10^9/L or 4*10^9/L; R&amp;D <b>x</b>\n1. <img src=x>\n  ![](http://example.org/x.png) T_max_ `a` ~5~"
+    pace(served, say=written)
+    page = open_page(served.url)
+    ask(page, written)
+    finished(page)
+    for row in (page.locator("#conversation .user-row .message-content"), answer(page).locator(".message-content")):
+        assert row.inner_text().replace("\u2060", "") == written
+    page.locator("#edit").click()
+    expect(page.locator("#question textarea")).to_have_value(written)
+    assert page.hosts <= {served.url.split("/")[2], "data"}
+    assert page.errors == []
+
+
 def test_sample_questions_change_with_the_specialty_and_are_asked_at_once(served: Served, open_page: Callable[..., Page]) -> None:
     page = open_page(served.url)
     first = page.locator(".sample").all_inner_texts()
