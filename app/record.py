@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import escape
@@ -75,11 +76,17 @@ def to_markdown(record: Record) -> str:
     """The record as text that people read."""
     parts = [f"# Medical Q&A, {record.saved_at}", f"*{record.note}*"]
     for number, turn in enumerate(record.turns, 1):
-        parts += [f"## {number}. {' '.join(turn.question.split())}", *[f"> {notice}" for notice in turn.notices], turn.answer]
+        question = " ".join(turn.question.split())
+        parts += [f"## {number}. {_literal(question)}", *[f"> {notice}" for notice in turn.notices], _literal(turn.answer)]
         if turn.other:
-            parts += [f"**The base model alone:** {turn.other.answer}", f"**Found better:** {turn.vote or 'no vote'}"]
+            parts += [f"**The base model alone:** {_literal(turn.other.answer)}", f"**Found better:** {turn.vote or 'no vote'}"]
         parts.append("\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in turn.details.items() if value is not None))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Text that shows as it was written in Markdown, where "11*10^9 or 4*10^9" would lose its stars."""
+    return re.sub(r"[\\`*_~<>&\[\]#|]", r"\\\g<0>", text)
 
 
 def to_html(record: Record) -> str:

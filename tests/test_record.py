@@ -1,8 +1,11 @@
 """Saved conversations: what they hold, and that their answers can be made again."""
 
+import re
+from html import unescape
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from app.__main__ import main
 from app.chat import Chat, Finished
@@ -68,6 +71,13 @@ def test_every_form_holds_questions_answers_notices_and_what_made_them(record: R
     for piece in (QUESTION, "Careful.", turn.answer[:20], turn.other.answer[:20], turn.details["adapter_revision"], "7", "tuned"):
         assert piece in text
     assert "not a medical device" in text
+
+
+def test_in_markdown_the_text_shows_as_it_was_written() -> None:
+    written = "Na<K and pH>7, WBC 11*10^9/L or 4*10^9/L; R&amp;D <b>x</b> T_max_ `a` ~~5~~ [a](b) \\*"
+    text = to_markdown(Record(turns=[Turn(question=written, answer=written, other=Side(answer=written))]))
+    shown = unescape(re.sub(r"<[^>]*>", "", MarkdownIt("commonmark").enable("strikethrough").render(text)))
+    assert shown.count(written) == 3
 
 
 def test_the_page_to_print_runs_nothing() -> None:
