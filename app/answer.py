@@ -15,10 +15,10 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import StoppingCriteria, TextIteratorStreamer
 
+from app.contract import Message
 from app.errors import Busy, UserError
 from app.model import LoadedModel
 
-Message = dict[str, str]
 FinishReason = Literal["stop", "length", "deadline", "stopped"]
 
 POLL_SECONDS = 0.1

@@ -17,7 +17,8 @@ from typing import Any
 import gradio as gr
 
 from app import fragments
-from app.chat import Chat, Finished, Message, Notice, Text, Waiting
+from app.chat import Chat, Finished, Notice, Text, Waiting
+from app.contract import Message
 from app.errors import Busy, NotReady, UserError
 from app.evidence import unsupported
 from app.history import Entry, answers, conversation, last_question, message

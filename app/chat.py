@@ -12,6 +12,7 @@ from typing import Any
 
 from app import identifiers, safety
 from app.answer import Answer, GenerationRequest
+from app.contract import Message
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.evidence import Evidence, NearCard
 from app.limits import Budget, RateLimits
@@ -20,8 +21,6 @@ from app.model import public_name
 from app.remote import Generator as AnyGenerator
 from app.renewal import Renewal
 from app.settings import Settings
-
-Message = dict[str, str]
 
 # Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")

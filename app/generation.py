@@ -23,8 +23,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from app.answer import Answer, GenerationRequest, Message, StopWhen, Streamer
-from app.contract import prompt_ids
+from app.answer import Answer, GenerationRequest, StopWhen, Streamer
+from app.contract import Message, prompt_ids
 from app.decoder import Decoder
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
 from app.model import LoadedModel

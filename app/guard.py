@@ -13,7 +13,7 @@ from app.api import error_response
 log = logging.getLogger(__name__)
 
 HEADERS = {
-    # Text of the model is shown as Markdown, and an image in it would be fetched: nothing is fetched from another host. Gradio's
+    # Text of the model is shown as it is; should markup in it ever be taken for such, nothing is fetched from another host. Gradio's
     # page has inline scripts and styles. Hugging Face shows a Space in a frame.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "

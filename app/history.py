@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from app.chat import Message
+from app.contract import Message
 
 # A message as the component holds it; Gradio's own type for it does not say what arrives.
 Entry = Any
