@@ -52,7 +52,7 @@ lint: $(VENV)/all.stamp  ## ruff and mypy
 demo-model: export MALLOC_MMAP_MAX_ := 0
 demo-model: export MALLOC_TRIM_THRESHOLD_ := 17179869184
 demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into assets/demo
-	$(PY) -m finetune.pretrain
+	$(PY) -m finetune.training.pretrain
 	rm -rf outputs/demo
 	$(PY) -m finetune train --config demo
 	rm -rf assets/demo/adapter && mkdir -p assets/demo/adapter

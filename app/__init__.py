@@ -29,8 +29,8 @@ def __getattr__(name: str) -> Any:
     prepare_environment()
     try:
         from app.logs import configure
-        from app.server import create_app
         from app.settings import load_settings
+        from app.web.server import create_app
 
         settings = load_settings()
         if settings.log_format == "json":  # else uvicorn's own configuration stands

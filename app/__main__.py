@@ -94,12 +94,12 @@ def replay(settings: Settings, file: str | None) -> int:
     """
     if not file:
         raise ConfigError("replay needs the JSON file that the page saved: python -m app replay medical-qa.json.")
-    from app import record
+    from app.conversation import record
 
     saved = record.read(Path(file))
     if not record.same_adapter(saved, settings.adapter):
         log.warning("The record was made with another adapter than %s; name it with --adapter to compare like with like.", settings.adapter)
-    from app.server import build_chat
+    from app.web.server import build_chat
 
     generator = build_chat(settings).generator
     try:
@@ -119,12 +119,12 @@ def cost(settings: Settings, options: dict[str, Any]) -> int:
     Raises:
         UserError: The price is incomplete, or the adapter cannot be opened.
     """
-    from app import cost as costs
+    from app.space import cost as costs
 
     price = costs.read_price(options["price_per_hour"], options["currency"], options["as_of"])
     speed = costs.read_speed(options["tokens_per_second"], options["tokens_per_answer"])
     if speed is None:
-        from app.server import build_chat
+        from app.web.server import build_chat
 
         generator = build_chat(settings).generator
         try:
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure("text")
     try:
         if options["command"] == "deploy":
-            from app import deploy
+            from app.space import deploy
 
             return deploy.run(options["argument"], options["config"] or ROOT / "spaces.yaml", options["renew_secrets"])
         settings = load_settings(**{name: options[name] for name in OPTIONS})
@@ -161,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options["command"] == "cost":
             return cost(settings, options)
         if os.environ.get("SPACE_ID"):
-            from app.server import serve_on_space
+            from app.web.server import serve_on_space
 
             return serve_on_space(settings)
         with listen(settings.host, settings.port) as listener:
             log.info("Open %s in a browser. Ctrl-C ends the server.", address(settings.host, listener.getsockname()[1]))
-            from app.server import serve
+            from app.web.server import serve
 
             return serve(settings, listener)
     except UserError as error:

@@ -40,7 +40,7 @@
     if (button && (fine.matches || button.id === "edit")) box()?.focus();
   });
 
-  // ---- Identifiers: the same patterns as app/identifiers.py ----
+  // ---- Identifiers: the same patterns as app/notices/identifiers.py ----
 
   const patterns = JSON.parse(find("#identifier-patterns").textContent);
   const isNhsNumber = (text) => {

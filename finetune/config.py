@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import ConfigError
-from finetune.sources import MEDICAL_MEADOW
 
+MEDICAL_MEADOW = "medalpaca/medical_meadow_medical_flashcards"
 CONFIGS = Path(__file__).parent / "configs"
 PROJECT = "medical-llm-fine-tuning"  # of the Trackio dashboard
 TEMPLATES = Path(__file__).parent / "templates"

@@ -32,12 +32,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
-from app import contract as contracts
-from app.answer import GenerationRequest
-from app.contract import prompt_ids
-from app.decoder import Decoder
-from app.generation import LocalGenerator
-from app.model import LoadedModel, default_device, load
+from app.adapter import contract as contracts
+from app.adapter.contract import prompt_ids
+from app.engine.answer import GenerationRequest
+from app.engine.decoder import Decoder
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
 
 log = logging.getLogger(__name__)

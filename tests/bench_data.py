@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from finetune.families import FAMILY, jaccard, words
-from finetune.sources import load_source
+from finetune.data.families import FAMILY, jaccard, words
+from finetune.data.sources import load_source
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.contract import BaseIdentity, Contract, Probe, architecture
-from app.model import LoadedModel, default_device, load
+from app.adapter.contract import BaseIdentity, Contract, Probe, architecture
+from app.engine.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
-from finetune.questions import held_out_items
-from finetune.scoring import default_batch_size, predict
-from finetune.sources import read_cards
+from finetune.data.sources import read_cards
+from finetune.evaluation.questions import held_out_items
+from finetune.evaluation.scoring import default_batch_size, predict
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.evidence import Evidence, unsupported
+from app.notices.evidence import Evidence, unsupported
 from tests.bench_data import make
 
 log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from playwright.sync_api import Page, expect, sync_playwright
 
-from app.answer import Answer
-from app.generation import LocalGenerator
-from app.model import load
+from app.engine.answer import Answer
+from app.engine.generation import LocalGenerator
+from app.engine.model import load
 from app.settings import DEMO_ADAPTER, load_settings
-from tests.test_server import running
+from tests.web.test_server import running
 
 log = logging.getLogger(__name__)
 

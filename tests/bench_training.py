@@ -106,7 +106,7 @@ def original_trainer(training: Any, config: Any, model: Any, tokenizer: Any, ste
     """The trainer as the original README's script makes it."""
     import datasets
 
-    from finetune.sources import load_source
+    from finetune.data.sources import load_source
 
     prompt = (
         "You are an expert doctor in the field of medicine.\nAnswer the following medical question professionally and accurately.\n\n"
@@ -137,11 +137,11 @@ def original_trainer(training: Any, config: Any, model: Any, tokenizer: Any, ste
 
 def worker(args: argparse.Namespace) -> None:
     """Opens one base and measures the variants on it, each with its result on a line of its own."""
-    from finetune import checkpoints
-    from finetune import train as training
     from finetune.config import load_config
-    from finetune.encode import build_rows, select
-    from finetune.sources import load_source
+    from finetune.data.sources import load_source
+    from finetune.training import checkpoints
+    from finetune.training import train as training
+    from finetune.training.encode import build_rows, select
 
     model = base = trainer = opened_for = None
     for name in args.variants:

@@ -21,13 +21,19 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from app.generation import LocalGenerator
-from app.model import LoadedModel, load
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel, load
 from app.settings import DEMO_ADAPTER, ROOT
 from tests.hub_server import HubServer, Repo
 
 SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
-LONGEST = ("tests/browser/test_page.py", "tests/test_train.py", "tests/test_hub.py", "tests/test_server.py", "tests/browser/test_tools.py")
+LONGEST = (
+    "tests/browser/test_page.py",
+    "tests/training/test_train.py",
+    "tests/adapter/test_hub.py",
+    "tests/web/test_server.py",
+    "tests/browser/test_tools.py",
+)
 TEMPLATES = ROOT / "finetune" / "templates"
 FLASHCARDS = ROOT / "assets" / "flashcards.jsonl"
 # A parameter of tests that repeat something: quick in the default run, long under the mark `slow`.

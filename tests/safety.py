@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, get_args
 
-from app.safety import Kind, find
+from app.notices.safety import Kind, find
 from app.settings import ROOT
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ import pytest
 
 from app.errors import ConfigError
 from app.settings import Settings, load_settings
-from finetune.config import CONFIGS, load_config, parse_assignments
-from finetune.sources import MEDICAL_MEADOW
+from finetune.config import CONFIGS, MEDICAL_MEADOW, load_config, parse_assignments
 from tests.conftest import assert_is_for_people
 
 # The original project's table and script, under today's argument names.

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from app import space
 from app.settings import ROOT
+from app.space import space
 from tests.test_structure import requirements
 
 # Run before the app: packages that requirements.txt does not bring are as good as not installed.

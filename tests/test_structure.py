@@ -3,40 +3,39 @@
 import ast
 import re
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from app import space
 from app.settings import ROOT
+from app.space import space
 
-# A module may import from those before it in its own list; finetune may also import from app, the page and the server left out.
-APP = ["errors", "settings", "logs", "contract", "hub", "cards", "kernels", "decoder", "model", "answer", "generation", "zero"]
-APP += ["remote", "renewal", "safety", "identifiers", "evidence", "metrics", "limits", "chat", "history", "offer", "record"]
-APP += ["feedback", "cost"]
-APP += ["fragments", "theme", "panel", "layout", "answering", "ui"]
-APP += ["api", "guard", "trace", "login", "page_requests", "server", "space", "plan", "deploy"]
-FINETUNE = ["environment", "rows", "forms", "licences", "sources", "feedback", "config", "compiling", "pretrain", "families", "clean"]
-FINETUNE += ["split", "tokens", "prepare", "data_page", "encode", "checkpoints", "progress", "plot", "adapter", "train"]
-FINETUNE += ["metrics", "gate", "similarity", "scoring", "questions", "answers", "exams", "safety_suite", "notices", "ratings"]
-FINETUNE += ["report", "evaluate", "card", "channels", "publish", "convert"]
-PAGE_AND_SERVER = {"__main__", "history", "offer", *APP[APP.index("fragments") :]}
-
-# Libraries that only these modules may name.
-ONLY_IN = {
-    "unsloth": {"finetune/train.py"},
-    "unsloth_zoo": set(),
-    "trl": set(),
-    "gradio": {f"app/{name}.py" for name in ("theme", "panel", "layout", "answering", "ui", "page_requests", "server")},
-    "fastapi": {"app/api.py", "app/server.py"},
-    "starlette": {"app/api.py", "app/guard.py", "app/trace.py", "app/login.py", "app/page_requests.py", "app/server.py"},
-    "bm25s": {"app/evidence.py"},
-    "triton": {"app/kernels.py"},
-    "openai": {"app/remote.py"},
+# The rooms of each package from the ground up: a room may import from those before it and from the files that stand in no room.
+ROOMS = {
+    "app": ["adapter", "notices", "engine", "space", "conversation", "page", "web"],
+    "finetune": ["data", "evaluation", "training", "publishing"],
 }
-FILES = sorted([*(ROOT / "app").glob("*.py"), *(ROOT / "finetune").glob("*.py")])
+GROUND = {"app": ["errors", "settings", "logs"], "finetune": ["environment", "config"]}  # those files, likewise
+ABOVE_TRAINING = {"page", "web", "space"}  # rooms of the app that finetune never enters
+
+# Libraries, and the only places that may name them.
+ONLY_IN = {
+    "unsloth": ["finetune/training/train.py"],
+    "unsloth_zoo": [],
+    "trl": [],
+    "gradio": ["app/page/", "app/web/page_requests.py", "app/web/server.py"],
+    "fastapi": ["app/web/api.py", "app/web/server.py"],
+    "starlette": ["app/web/"],
+    "bm25s": ["app/notices/evidence.py"],
+    "triton": ["app/engine/kernels.py"],
+    "openai": ["app/engine/remote.py"],
+    "torch": ["app/adapter/contract.py", "app/engine/", "app/web/server.py", "finetune/"],
+}
+MODELS = {"AutoModelForCausalLM", "PeftModel", "PreTrainedModel"}  # what opens or holds weights
+FILES = sorted(path for package in ROOMS for path in (ROOT / package).rglob("*.py"))
 # The name on the package index where it differs from the name of the module.
 DISTRIBUTIONS = {"yaml": "pyyaml", "Stemmer": "pystemmer", "pydantic_core": "pydantic", "triton": "torch", "sklearn": "scikit-learn"}
 
@@ -48,7 +47,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module in ("app", "finetune") else {node.module}
+            within = ROOT / node.module.replace(".", "/")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if within.is_dir() else {node.module}
     return found
 
 
@@ -56,34 +56,61 @@ def identify(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def place(module: str) -> tuple[str, str, str]:
+    """Package, room and file of one of our modules; the room is empty for a file that stands in none."""
+    package, *rest = module.split(".")
+    room = rest[0] if len(rest) > 1 else ""
+    return package, room, rest[-1] if rest else "__init__"
+
+
 @pytest.mark.parametrize("path", FILES, ids=identify)
-def test_imports_run_one_way(path: Path) -> None:
-    package, name = path.parent.name, path.stem
-    order = APP if package == "app" else FINETUNE
-    named = [module.split(".") for module in imports(path)]
-    if package == "app":
-        assert not [module for module in named if module[0] == "finetune"]
-    else:
-        assert not [module for module in named if module[0] == "app" and len(module) > 1 and module[1] in PAGE_AND_SERVER]
-    if name not in ("__init__", "__main__"):
-        assert name in order, f"say in this test where {package}.{name} stands"
-        inner = {module[1] for module in named if module[0] == package and len(module) > 1 and module[1] in [*order, "__main__"]}
-        assert inner <= set(order[: order.index(name)])
+def test_between_rooms_imports_run_down_only(path: Path) -> None:
+    package, room, name = place(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if not room and name in ("__main__", "__init__"):
+        return  # the commands know everything, and the package builds the app when it is asked for
+    for module in imports(path):
+        other, below, file = place(module)
+        if other not in ROOMS:
+            continue
+        assert file != "__main__", f"{identify(path)} imports the command line"
+        if other != package:
+            assert (package, other) == ("finetune", "app"), f"{identify(path)} imports {module}"
+            assert below not in ABOVE_TRAINING, f"{identify(path)} imports {module}"
+        elif not below:
+            lower = GROUND[package] if room else GROUND[package][: GROUND[package].index(name)]
+            assert file in lower, f"{identify(path)} imports {module}"
+        else:
+            assert below in (ROOMS[package][: ROOMS[package].index(room) + 1] if room else []), f"{identify(path)} imports {module}"
+
+
+@pytest.mark.parametrize("room", [f"{package}/{room}" for package, rooms in ROOMS.items() for room in rooms])
+def test_no_circle_within_a_room(room: str) -> None:
+    files = {path.stem: path for path in (ROOT / room).glob("*.py")}
+    graph = {
+        name: {place(module)[2] for module in imports(path) if module.startswith(room.replace("/", ".") + ".")}
+        for name, path in files.items()
+    }
+    assert all(named <= files.keys() for named in graph.values())
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_every_folder_is_a_room_and_says_what_it_is_for() -> None:
+    for package, rooms in ROOMS.items():
+        assert {path.parent.name for path in (ROOT / package).glob("*/*.py")} == set(rooms)
+        assert {path.stem for path in (ROOT / package).glob("*.py")} == {*GROUND[package], "__init__", "__main__"}
+    assert all(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_a_module_names_only_the_libraries_that_are_its_business(path: Path) -> None:
     roots = {module.split(".")[0] for module in imports(path)}
-    assert not [library for library, modules in ONLY_IN.items() if library in roots and identify(path) not in modules]
+    assert not [name for name, places in ONLY_IN.items() if name in roots and not identify(path).startswith(tuple(places))]
 
 
-def test_chat_and_page_know_no_torch() -> None:
-    knowing = {
-        identify(path) for path in FILES if "torch" in {module.split(".")[0] for module in imports(path)} and path.parent.name == "app"
-    }
-    assert {path.removeprefix("app/").removesuffix(".py") for path in knowing} <= {
-        *("contract", "kernels", "decoder", "model", "answer", "generation", "zero", "server")
-    }
+@pytest.mark.parametrize("room", ["adapter", "notices"])
+def test_the_adapter_and_the_notices_know_no_model(room: str) -> None:
+    for path in {*(ROOT / "app" / room).glob("*.py")} - {ROOT / "app/adapter/contract.py"}:  # that one asks a model for its logits
+        assert not MODELS & set(re.findall(r"\w+", path.read_text(encoding="utf-8"))), identify(path)
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -106,7 +133,10 @@ def test_the_requirements_name_every_library_that_is_imported(package: str, file
     import sys
 
     named = {name for file in files for name in requirements(file)}
-    libraries = {module.split(".")[0] for path in FILES if path.parent.name == package for module in imports(path)} - {"app", "finetune"}
+    libraries = {module.split(".")[0] for path in FILES if path.is_relative_to(ROOT / package) for module in imports(path)} - {
+        "app",
+        "finetune",
+    }
     wanted = {DISTRIBUTIONS.get(library, library).replace("_", "-") for library in libraries if library not in sys.stdlib_module_names}
     assert wanted <= named
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from app.generation import LocalGenerator
-from app.model import LoadedModel
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel
 from app.settings import load_settings
 from tests.conftest import Steer
-from tests.test_server import Served, running, wait_for
+from tests.web.test_server import Served, running, wait_for
 
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}

@@ -11,15 +11,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from app import fragments
-from app.answer import GenerationRequest
-from app.generation import LocalGenerator
-from app.model import LoadedModel, public_name
+from app.adapter.directory import public_name
+from app.engine.answer import GenerationRequest
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel
+from app.page import fragments
+from app.page.ui import DISCLAIMER
 from app.settings import ROOT, load_settings
-from app.ui import DISCLAIMER
 from tests.browser.conftest import DESKTOP, ENDLESS, FAR, NEAR, PHONE, answer, ask, finished, pace
 from tests.conftest import QUICK_AND_LONG
-from tests.test_server import Served, running, wait_for
+from tests.web.test_server import Served, running, wait_for
 
 pytestmark = pytest.mark.browser
 

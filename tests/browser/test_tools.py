@@ -12,12 +12,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from app.feedback import read as read_ratings
-from app.panel import CONSENT
-from app.record import read, replay
+from app.conversation.feedback import read as read_ratings
+from app.conversation.record import read, replay
+from app.page.panel import CONSENT
 from app.settings import ROOT
 from tests.browser.conftest import DESKTOP, NEAR, PHONE, answer, ask, finished
-from tests.test_server import Served
+from tests.web.test_server import Served
 
 pytestmark = pytest.mark.browser
 

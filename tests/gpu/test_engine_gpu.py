@@ -8,10 +8,10 @@ from weakref import WeakValueDictionary
 import pytest
 import torch
 
-from app.decoder import Decoder
-from app.generation import LocalGenerator
-from app.model import AGREEMENT, LoadedModel, load
-from tests.test_generation import QUESTIONS, ask, text_of
+from app.engine.decoder import Decoder
+from app.engine.generation import LocalGenerator
+from app.engine.model import AGREEMENT, LoadedModel, load
+from tests.engine.test_generation import QUESTIONS, ask, text_of
 
 pytestmark = pytest.mark.gpu
 

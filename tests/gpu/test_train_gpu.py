@@ -21,7 +21,7 @@ SMALL = {"copies": 1, "precision": "auto", "validation_size": 0, "report_to": "n
 @pytest.fixture(scope="module")
 def train_module() -> Any:
     os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"  # half a minute for a few padded steps
-    from finetune import train  # imports unsloth, which needs the card to be there
+    from finetune.training import train  # imports unsloth, which needs the card to be there
 
     return train
 
@@ -30,8 +30,8 @@ def train_module() -> Any:
 def test_the_loss_falls_on_answers_and_their_end_alone(train_module: Any, tmp_path: Path, way: dict[str, bool]) -> None:
     """The labels that reach the model are looked at, after Unsloth's own preparation and collation."""
     from finetune.config import load_config
-    from finetune.encode import build_rows, select
-    from finetune.sources import load_source
+    from finetune.data.sources import load_source
+    from finetune.training.encode import build_rows, select
 
     config = load_config("demo", SMALL | {"train_size": 24, "max_steps": 1, "output": str(tmp_path / "adapter"), **way})
     examples = select(load_source(config.data).examples, 24, config.seed)
@@ -52,8 +52,8 @@ def test_the_loss_falls_on_answers_and_their_end_alone(train_module: Any, tmp_pa
 def test_joining_rows_gives_the_loss_of_padding_them(train_module: Any, tmp_path: Path) -> None:
     """No conversation of a joined row sees another: the same batch has the same loss either way."""
     from finetune.config import load_config
-    from finetune.encode import build_rows, select
-    from finetune.sources import load_source
+    from finetune.data.sources import load_source
+    from finetune.training.encode import build_rows, select
 
     losses = []
     for padding_free in (False, True):
@@ -76,7 +76,7 @@ def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module:
     record = json.loads((output / "run.json").read_text())
     assert record["validation_history"] and record["loss_history"][-1]["memory_gib"] > 0
     for device in ("cuda", "cpu"):  # in processes of their own: Unsloth has patched the models of this one for its card
-        code = f"from app.model import load; probe = load({str(output)!r}, {device!r}).probe; assert probe.logit_change > probe.threshold"
+        code = f"from app.engine.model import load; probe = load({str(output)!r}, {device!r}).probe; assert probe.logit_change > probe.threshold"
         subprocess.run([sys.executable, "-c", code], check=True)
 
 

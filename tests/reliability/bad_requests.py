@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from app.api import CompletionRequest
+from app.web.api import CompletionRequest
 from tests.page_client import PageClient
 from tests.reliability.server import Row, Server, running
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app import feedback
+from app.conversation import feedback
 from app.settings import DEMO_ADAPTER, ROOT
 from tests.conftest import publish_demo_base
 from tests.hub_server import HubServer, Repo

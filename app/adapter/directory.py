@@ -1,0 +1,198 @@
+"""An adapter directory: where it lies, what its files say, which base it is to be opened on. Opens tokenizers, never a model.
+
+The directory is the only thing that passes between training and chatting. No pickle is ever opened and no remote code is ever run.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from app.adapter import contract as contracts
+from app.adapter import hub
+from app.adapter.contract import Contract
+from app.adapter.hub import fetch, resolve_base
+from app.errors import AdapterError, AdapterNotFound, ContractViolation
+from app.settings import ROOT
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+RUN_FILE = "run.json"
+
+
+def is_adapter_directory(path: Path) -> bool:
+    """Whether a folder looks like an adapter directory."""
+    return (path / "adapter_config.json").is_file()
+
+
+def find_adapters(folder: Path) -> list[str]:
+    """Adapter directories directly below `folder`, newest first, as paths relative to the repository root where they can be."""
+    found = [path for path in folder.iterdir() if is_adapter_directory(path)] if folder.is_dir() else []
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [portable_path(path, ROOT) for path in found]
+
+
+def portable_path(path: Path, start: Path) -> str:
+    """The path relative to `start` when it lies below it, so that nobody's home folder is written down; else as it is."""
+    resolved = path.resolve()
+    return resolved.relative_to(start).as_posix() if resolved.is_relative_to(start) else str(path)
+
+
+def public_name(adapter: str) -> str:
+    """An adapter's name as strangers may see it: the path of a folder outside the repository tells about the machine."""
+    name = portable_path(Path(hub.without_commit(adapter)), ROOT)
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def resolve_adapter(adapter: str) -> tuple[Path, hub.Pin | None]:
+    """Finds an adapter on disk or fetches it from the Hub.
+
+    Args:
+        adapter: A folder, absolute or relative to the current folder or the repository root; or `OWNER/NAME[@REVISION]`.
+
+    Returns:
+        Its directory, and what the Hub said of it when it came from there.
+
+    Raises:
+        AdapterNotFound: Neither a folder nor a Hub repository of that name.
+        AdapterError: The folder holds no adapter.
+        HubUnavailable: The Hub did not answer and nothing is cached.
+        UnsafeAdapter: It holds pickles.
+    """
+    directory = find_folder(adapter)
+    if directory:
+        _check_directory(directory, adapter)
+        return directory.resolve(), None
+    reference = hub.parse(adapter)
+    if reference is None:
+        raise AdapterNotFound(
+            f"There is no adapter folder {adapter[:100]}. "
+            "Give a folder that `python -m finetune train` wrote, or OWNER/NAME of a Hub repository."
+        )
+    directory, pin = hub.resolve(*reference)
+    _check_directory(directory, adapter)
+    return directory, pin
+
+
+def find_folder(adapter: str) -> Path | None:
+    """The folder of a local adapter; None where there is none of that name."""
+    return next((folder for folder in (Path(adapter).expanduser(), ROOT / adapter) if _is_folder(folder)), None)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for a file system, or a folder that may not be read
+        return False
+
+
+def _check_directory(directory: Path, name: str) -> None:
+    hub.check_names(name, [path.name for path in directory.iterdir()])
+    if not is_adapter_directory(directory):
+        raise AdapterError(f"{name} is no adapter: it has no adapter_config.json. Give what `python -m finetune train` wrote.")
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise AdapterError(f"{name} has no {WEIGHTS_FILE}: the weights are missing. Fetch or train the adapter again.")
+
+
+def weights_hash(folder: Path) -> str:
+    """A short digest over the configuration and all safetensors of a folder: its revision where there is no commit."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        digest.update(path.name.encode() + contracts.sha256(path).encode())
+    return "sha256:" + digest.hexdigest()[:16]
+
+
+def _choose_base(contract: Contract, device: str) -> str:
+    base = contract.base.id
+    sixteen_bit = next((other for other in contract.base.equivalents if not other.lower().endswith("4bit")), None)
+    # bitsandbytes decodes 0.15 tokens/s of a 3B model on a CPU: open the same weights in 16 bits there.
+    return sixteen_bit if device == "cpu" and base.lower().endswith("4bit") and sixteen_bit else base
+
+
+def find_base(contract: Contract, directory: Path, device: str, from_hub: bool = False) -> tuple[Path, str, str]:
+    """The files of the base model that an adapter is to be opened on, fetched where that is needed.
+
+    Args:
+        contract: The adapter's contract.
+        directory: The adapter directory.
+        device: "cuda" or "cpu".
+        from_hub: The adapter came from the Hub; it may then name nothing on this machine.
+
+    Returns:
+        Folder, name, and revision: a commit, or a hash of the weights.
+
+    Raises:
+        ContractViolation: It is not there, or not what was trained on.
+        AdapterNotFound, HubUnavailable: The Hub has no such base, or does not answer.
+    """
+    name = _choose_base(contract, device)
+    folder = None if from_hub else resolve_base(name, directory)
+    if folder:
+        revision = weights_hash(folder)
+        if contract.base.revision and contract.base.revision != revision and name == contract.base.id:
+            raise ContractViolation(
+                f"The base model in {name} was changed since training ({revision} here, {contract.base.revision} in the contract). "
+                "Restore it, or train the adapter again on the new base."
+            )
+        return folder, name, revision
+    if hub.parse(name) is None:
+        cure = (
+            "Its owner publishes the base and pushes the adapter again with --base-id."
+            if from_hub
+            else "Put it next to the adapter or below the repository root, as it was in training."
+        )
+        raise ContractViolation(f"The base model {name} is not there. {cure}")
+    asked = contract.base.revision if name == contract.base.id else None
+    folder = fetch(name, asked)
+    return folder, name, folder.name
+
+
+def prepare(adapter: str, device: str) -> Path:
+    """Fetches all that `load` will need from the Hub, so that loading does not wait for it.
+
+    Returns:
+        The adapter directory.
+
+    Raises:
+        AdapterError, HubUnavailable: As `load`.
+    """
+    directory, pin = resolve_adapter(adapter)
+    find_base(contracts.read(directory), directory, device, from_hub=pin is not None)
+    return directory
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """The provenance in an adapter directory; empty where there is none.
+
+    Raises:
+        AdapterError: It is damaged.
+    """
+    path = directory / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise AdapterError(f"{RUN_FILE} is damaged ({type(error).__name__}). Fetch or train the adapter again.") from error
+
+
+def open_tokenizer(adapter: str, directory: Path, contract: Contract) -> PreTrainedTokenizerBase:
+    """The tokenizer in an adapter directory, verified against its contract.
+
+    Raises:
+        AdapterError: It is damaged, or differs from what was trained.
+    """
+    try:
+        peft_config = PeftConfig.from_pretrained(str(directory))
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
+        raise AdapterError(f"{adapter} cannot be opened: its configuration or tokenizer is damaged. Fetch or train it again.") from error
+    if peft_config.peft_type != "LORA":
+        raise AdapterError(f"{adapter} is a {peft_config.peft_type} adapter; this app opens LoRA adapters.")
+    if peft_config.base_model_name_or_path != contract.base.id:
+        raise ContractViolation(
+            f"adapter_config.json names the base {peft_config.base_model_name_or_path}, the contract {contract.base.id}. "
+            "Restore the file that training wrote."
+        )
+    contracts.verify_files(contract, directory, tokenizer)
+    return tokenizer

@@ -1,0 +1,246 @@
+"""Multiple-choice exams, scored by how likely the model finds each option, as lm-evaluation-harness does.
+
+The option with the highest summed log-likelihood is the model's choice (`accuracy`); divided by its number of characters it is the
+choice of `accuracy_norm`, which is fairer where options differ in length. https://github.com/EleutherAI/lm-evaluation-harness
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.engine.model import LoadedModel
+from app.errors import DataError
+from finetune.data.sources import Card, Row, read_json_rows
+from finetune.evaluation.metrics import compare, mcnemar, proportion, rounded
+from finetune.evaluation.scoring import Journal, answer_completion, log_likelihoods
+
+LETTERS = "ABCDEFGHIJ"
+CARD_OPTIONS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its options.
+
+    Attributes:
+        prompt: What the model is asked, options included where they are chosen by letter.
+        options: The answers whose likelihood is compared.
+        answer: Index of the right one.
+        subject: What the per-subject table groups by.
+    """
+
+    prompt: str
+    options: list[str]
+    answer: int
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """An exam.
+
+    Attributes:
+        name: Used in keys and tables.
+        dropped: Row and reason of every row left out.
+    """
+
+    name: str
+    questions: list[Question]
+    dropped: list[tuple[int, str]] = field(default_factory=list)
+
+    def first(self, limit: int | None) -> "Exam":
+        """The same exam with at most `limit` questions, drawn by a fixed seed."""
+        short = limit is not None and limit < len(self.questions)
+        return replace(self, questions=random.Random(0).sample(self.questions, limit)) if short else self  # type: ignore[arg-type]
+
+
+def _by_letter(question: str, options: list[str], answer: int, subject: str) -> Question:
+    if not question.strip() or not 0 <= answer < len(options) or len(options) < 2 or not all(option.strip() for option in options):
+        raise ValueError("the question or an option is empty, or no option is marked as right")
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return Question(f"{question}\n{listed}\nAnswer with the letter.", list(LETTERS[: len(options)]), answer, subject)
+
+
+def _medmcqa(rows: list[Row]) -> Callable[[Row], Question]:
+    # The original files count the right option from 1, the Hub's copy from 0; -1 marks a hidden answer.
+    first = 0 if any(row.get("cop") == 0 for row in rows) else 1
+    return lambda row: _by_letter(
+        row["question"], [row["opa"], row["opb"], row["opc"], row["opd"]], int(row["cop"]) - first, row.get("subject_name") or ""
+    )
+
+
+def _pubmedqa(rows: list[Row]) -> Callable[[Row], Question]:
+    def read(row: Row) -> Question:
+        contexts = row["CONTEXTS"] if "CONTEXTS" in row else row["context"]["contexts"]
+        question = row["QUESTION"] if "QUESTION" in row else row["question"]
+        options = ["yes", "no", "maybe"]
+        return Question(
+            "\n".join(contexts) + f"\n\n{question}\nAnswer yes, no or maybe.", options, options.index(row["final_decision"].strip().lower())
+        )
+
+    return read
+
+
+def _mapped(columns: dict[str, str]) -> Callable[[list[Row]], Callable[[Row], Question]]:
+    def read(row: Row) -> Question:
+        names = columns["options"].split("+")
+        options = [str(row[name]) for name in names] if len(names) > 1 else [str(option) for option in row[names[0]]]
+        answer, subject = str(row[columns["answer"]]).strip(), str(row.get(columns.get("subject", ""), ""))
+        if answer in options:
+            index = options.index(answer)
+        elif answer.upper() in LETTERS[: len(options)]:
+            index = LETTERS.index(answer.upper())
+        else:
+            index = int(answer)
+        return _by_letter(str(row[columns["question"]]), options, index, subject)
+
+    return lambda rows: read
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Reads a column mapping such as `question=stem,options=a+b+c+d,answer=key,subject=topic`.
+
+    Raises:
+        DataError: It is not of that form.
+    """
+    columns = dict(part.partition("=")[::2] for part in text.replace(" ", "").split(","))
+    if not {"question", "options", "answer"} <= columns.keys() <= {"question", "options", "answer", "subject"} or not all(columns.values()):
+        raise DataError(
+            f"--exam-columns {text} is not a column mapping. Give question, options and answer, as in "
+            "question=stem,options=a+b+c+d,answer=key; options is one column with a list, or several joined by +."
+        )
+    return columns
+
+
+def _rows(path: Path) -> list[Row]:
+    if path.suffix == ".csv":
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                return list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"The exam {path} cannot be read. Give a CSV, JSON or JSONL file in UTF-8.") from error
+    if path.is_file() and path.suffix == ".json":
+        try:
+            whole = json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError:
+            whole = None
+        if isinstance(whole, dict) and whole and all(isinstance(row, dict) for row in whole.values()):  # PubMedQA: rows by their id
+            return list(whole.values())
+    return read_json_rows(path)
+
+
+def read_exam(path: Path, columns: dict[str, str] | None = None) -> Exam:
+    """Reads an exam: MedMCQA's or PubMedQA's own files, or any CSV, JSON or JSONL file with a column mapping.
+
+    Args:
+        path: The file.
+        columns: `question`, `options` and `answer` (letter, text, or index from 0), optionally `subject`: names of columns.
+
+    Raises:
+        DataError: The file cannot be read, its columns are unknown, or no row can be used.
+    """
+    rows = _rows(path)
+    present = set(rows[0]) if rows else set()
+    if columns:
+        make = _mapped(columns)
+    elif {"question", "opa", "opb", "opc", "opd", "cop"} <= present:
+        make = _medmcqa
+    elif {"QUESTION", "CONTEXTS", "final_decision"} <= present or {"question", "context", "final_decision"} <= present:
+        make = _pubmedqa
+    else:
+        raise DataError(
+            f"{path} has the columns {', '.join(sorted(present))}, which are neither MedMCQA's nor PubMedQA's. "
+            "Say what they mean with --exam-columns question=...,options=...,answer=..."
+        )
+    read, questions, dropped = make(rows), [], []
+    for number, row in enumerate(rows):
+        try:
+            questions.append(read(row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            dropped.append((number, f"{type(error).__name__}: {error}"))
+    if not questions:
+        raise DataError(f"{path} holds no usable question: row 0 was left out because of {dropped[0][1] if dropped else 'no rows'}.")
+    return Exam(path.stem, questions, dropped)
+
+
+def card_exam(cards: list[Card], seed: int = 0) -> Exam:
+    """An exam from our own cards: the held-out wording, and the card's answer among those of other cards of its specialty."""
+    rng = random.Random(seed)
+    questions = []
+    for card in cards:
+        others = [other.answer for other in cards if other.specialty == card.specialty and other.answer != card.answer]
+        if len(others) < CARD_OPTIONS - 1:
+            continue
+        options = [card.answer, *rng.sample(others, CARD_OPTIONS - 1)]
+        rng.shuffle(options)
+        questions.append(Question(card.held_out, options, options.index(card.answer), card.specialty))
+    return Exam("flashcards", questions)
+
+
+def choices(loaded: LoadedModel, exam: Exam, use_adapter: bool, journal: Journal | None = None) -> list[tuple[int, int]]:
+    """For each question the index of the chosen option, by summed log-likelihood and by log-likelihood a character."""
+    completions = [
+        answer_completion(loaded, [{"role": "user", "content": question.prompt}], option)
+        for question in exam.questions
+        for option in question.options
+    ]
+    scores = log_likelihoods(loaded, completions, use_adapter, name=f"exam {exam.name}", journal=journal)
+    chosen, start = [], 0
+    for question in exam.questions:
+        part = scores[start : start + len(question.options)]
+        start += len(question.options)
+        by_character = [score / len(option) for score, option in zip(part, question.options, strict=True)]
+        chosen.append((part.index(max(part)), by_character.index(max(by_character))))
+    return chosen
+
+
+def run_exam(loaded: LoadedModel, exam: Exam, journal: Journal | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Base against tuned on one exam.
+
+    Questions longer than the model's context are left out and counted.
+
+    Returns:
+        The exam's entry of `evaluation.json`, and its measures by key.
+    """
+    room = loaded.contract.context_length
+    fitting = [
+        question
+        for question in exam.questions
+        if all(len(answer_completion(loaded, [{"role": "user", "content": question.prompt}], o).ids) <= room for o in question.options)
+    ]
+    entry: dict[str, Any] = {
+        "name": exam.name,
+        "n": len(fitting),
+        "left_out": len(exam.dropped),
+        "too_long": len(exam.questions) - len(fitting),
+    }
+    if not fitting:
+        return entry, {}
+    exam = Exam(exam.name, fitting, exam.dropped)
+    base, tuned = (choices(loaded, exam, use_adapter, journal) for use_adapter in (False, True))
+    right = {
+        (model, index): [choice[index] == question.answer for choice, question in zip(chosen, fitting, strict=True)]
+        for model, chosen in (("base", base), ("tuned", tuned))
+        for index in (0, 1)
+    }
+    entry["chance"] = round(sum(1 / len(question.options) for question in fitting) / len(fitting), 4)
+    entry["mcnemar"] = mcnemar(right["base", 0], right["tuned", 0])
+    entry["subjects"] = _subjects(fitting, right["base", 0], right["tuned", 0])
+    measures = {
+        f"exam:{exam.name}/{key}": compare(name, right["base", index], right["tuned", index], higher_is_better=True, unit="share")
+        for index, key, name in ((0, "accuracy", "Accuracy"), (1, "accuracy_norm", "Accuracy, per character of the option"))
+    }
+    return entry, measures
+
+
+def _subjects(questions: list[Question], base: list[bool], tuned: list[bool]) -> list[dict[str, Any]]:
+    rows = []
+    for subject in sorted({question.subject for question in questions}):
+        places = [i for i, question in enumerate(questions) if question.subject == subject]
+        parts = {name: rounded(proportion([right[i] for i in places])) for name, right in (("base", base), ("tuned", tuned))}
+        rows.append({"subject": subject or "not stated", "n": len(places), **parts})
+    return sorted(rows, key=lambda row: -row["n"]) if len(rows) > 1 else []

@@ -1,0 +1,161 @@
+"""Writes the adapter directory of a trained model: weights, tokenizer, prompt contract, provenance, a plot of the run.
+
+Knows PEFT models and tokenizers, but not how they were trained; whoever calls it has switched the model to inference.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from app.adapter import contract as contracts
+from app.adapter.cards import CARDS_FILE
+from app.adapter.directory import RUN_FILE, WEIGHTS_FILE
+from app.errors import ConfigError
+from app.settings import ROOT
+from finetune import environment
+from finetune.config import TrainConfig
+from finetune.data.sources import Example, Source
+from finetune.training import plot
+from finetune.training.checkpoints import writing
+from finetune.training.encode import Row
+
+END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "unsloth_zoo", "accelerate", "bitsandbytes", "datasets")
+
+
+def base_name(base: str, folder: Path, output: Path) -> str:
+    """The path by which an adapter in `output` finds a local base again; never absolute, so that it holds on other machines, too.
+
+    Raises:
+        ConfigError: The base lies neither in the repository nor beside the adapter.
+    """
+    if folder.is_relative_to(ROOT):
+        return folder.relative_to(ROOT).as_posix()
+    if not Path(base).is_absolute() and (ROOT / base / "config.json").is_file():  # a link in the repository
+        return base
+    if folder.is_relative_to(output.resolve().parent):
+        return Path(os.path.relpath(folder, output.resolve())).as_posix()
+    raise ConfigError(
+        f"The base model in {folder} lies outside the repository, and an adapter may not hold a path of one machine. "
+        f"Link it into the repository (ln -s {folder} {folder.name}) and train with --base {folder.name}."
+    )
+
+
+def save(output: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, run: dict[str, Any], source: Source) -> None:
+    """Writes the adapter directory into a folder beside `output` and moves it there when it is complete.
+
+    Raises:
+        StorageError: The disk is full or not writable; checkpoints stay where they are.
+    """
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with writing(output):
+            _write(partial, model, tokenizer, config, run, source)
+            output.mkdir(parents=True, exist_ok=True)
+            for path in partial.iterdir():
+                path.replace(output / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, run: dict[str, Any], source: Source) -> None:
+    _round_to_bf16(model)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "README.md").unlink(missing_ok=True)  # Unsloth's card states a licence that is not ours to give
+    _to_bf16(partial / WEIGHTS_FILE)
+    _set_base(partial / "adapter_config.json", run["base"]["id"], run["base"]["revision"])
+    contracts.write(
+        partial,
+        tokenizer,
+        contracts.BaseIdentity(
+            id=run["base"]["id"],
+            revision=run["base"]["revision"],
+            architecture=contracts.architecture(model.config),
+            equivalents=equivalents(run["base"]["id"]),
+        ),
+        golden_nll=contracts.golden_nll(model, tokenizer),
+        trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
+        eos_token_ids=[i for i in map(tokenizer.convert_tokens_to_ids, END_TOKENS) if i is not None and i != tokenizer.unk_token_id],
+        context_length=min(config.max_length, model.config.max_position_embeddings),
+    )
+    (partial / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    plot.plot_run(run, partial / plot.NAME)
+    if config.ship_cards:
+        with gzip.GzipFile(partial / CARDS_FILE, "wb", mtime=0) as file:
+            file.writelines(json.dumps(card).encode() + b"\n" for card in source.cards)
+
+
+def equivalents(base: str) -> list[str]:
+    """Hub ids that hold the same weights as a known base; Unsloth publishes each model in 4 and in 16 bits."""
+    name = base.split("/")[-1]
+    for suffix in ("-unsloth-bnb-4bit", "-bnb-4bit"):
+        name = name.removesuffix(suffix)
+    return (
+        [other for other in (f"unsloth/{name}", f"unsloth/{name}-bnb-4bit", f"meta-llama/{name}") if other != base]
+        if base.startswith("unsloth/")
+        else []
+    )
+
+
+@torch.no_grad()
+def _round_to_bf16(model: Any) -> None:
+    """Makes the model in memory the one that goes to disk, so that what the contract measures on it holds for the files."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.copy_(parameter.to(torch.bfloat16))
+
+
+def _to_bf16(path: Path) -> None:
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+def _set_base(path: Path, base: str, revision: str | None) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["base_model_name_or_path"] = base
+    values["revision"] = None if revision and revision.startswith("sha256:") else revision
+    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def provenance(
+    config: TrainConfig, source: Source, examples: list[Example], rows: list[Row], base: str, base_revision: str | None
+) -> dict[str, Any]:
+    """What `run.json` says of where an adapter comes from; no absolute path and no name of a person or machine."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row["input_ids"]).encode())
+    resolved = config.model_dump() | {"base": base, "data": source.id, "output": Path(config.output).name}
+    if config.init_adapter:
+        resolved["init_adapter"] = Path(config.init_adapter).name
+    return {
+        "base": {"id": base, "revision": base_revision},
+        "init_adapter": "sha256:" + contracts.sha256(Path(config.init_adapter) / WEIGHTS_FILE)[:16] if config.init_adapter else None,
+        "data": {
+            "id": source.id,
+            "revision": source.revision,
+            "licence": source.licence,
+            "rows_read": source.rows_read,
+            "rows_dropped": len(source.dropped),
+            "conversations": len(examples),
+            "training_rows": len(rows),
+            "training_rows_sha256": digest.hexdigest(),
+            "rows": sorted({str(example.row) for example in examples}),
+            "origins": source.rows_by_origin(examples),
+        },
+        "config": resolved,
+        **environment.code(),
+        "versions": environment.versions(LIBRARIES),
+        "python": platform.python_version(),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "seed": config.seed,
+    }

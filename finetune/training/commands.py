@@ -1,0 +1,73 @@
+"""The commands of this room: `python -m finetune train` and `dashboard`. Knows the command line alone."""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
+
+
+def add(commands: Any) -> None:
+    """Adds the parsers of this room to those of the command line."""
+    train = commands.add_parser("train", help="train a LoRA adapter with Unsloth")
+    train.add_argument("--config", default="seed", help="preset (seed, fast, t4, demo) or a YAML file [%(default)s]")
+    train.add_argument("--base", help="base model: a hub id or a folder")
+    train.add_argument("--data", help="data set: a hub id, a JSON, JSONL, CSV or Parquet file, or a folder of data prepare")
+    train.add_argument("--output", help="folder to write the adapter into")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the configuration; may be repeated"
+    )
+    train.add_argument("--ship-cards", action="store_true", help="put the cards into the adapter directory, if their licence allows it")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --output")
+    train.set_defaults(run=_train)
+
+    dashboard = commands.add_parser("dashboard", help="watch runs that were started with report_to=trackio, on this machine alone")
+    dashboard.add_argument("--port", type=int, default=7861, help="port on 127.0.0.1 [%(default)s]")
+    dashboard.add_argument("--no-browser", action="store_true", help="open no browser")
+    dashboard.set_defaults(run=_dashboard)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from finetune.config import load_config, parse_assignments
+
+    overrides = parse_assignments(args.set) | {key: getattr(args, key) for key in ("base", "data", "output")}
+    overrides["ship_cards"] = True if args.ship_cards else overrides.get("ship_cards")
+    config = load_config(args.config, overrides)
+    if os.environ.get("RANK", "0") != "0":  # torchrun starts one process a card; the first one talks
+        logging.getLogger().setLevel(logging.ERROR)
+    logging.info("%s", "\n".join(f"  {key}: {value}" for key, value in config.model_dump().items()))
+    try:
+        from finetune.training.checkpoints import is_first_process, last_checkpoint
+        from finetune.training.train import train
+
+        output = train(config, resume=args.resume)
+    except KeyboardInterrupt:
+        kept = last_checkpoint(Path(config.output))
+        logging.info(
+            "\nStopped. %s", f"{kept} is kept: go on with the same command and --resume." if kept else "No checkpoint had been written yet."
+        )
+        sys.exit(130)
+    if not is_first_process():
+        return
+    logging.info("\nThe adapter is in %s. It answers, opened without Unsloth:\n\n  %s", output, EXAMPLE_QUESTION)
+    # Another process, so that the answer comes from the files and from unpatched libraries; not one of torchrun's.
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    command = [sys.executable, "-m", "finetune", "ask", "--adapter", str(output), EXAMPLE_QUESTION]
+    code = subprocess.run(command, env=environment, check=False).returncode
+    logging.info("\nChat with it in a browser: python -m app --adapter %s", output)
+    sys.exit(code)
+
+
+def _dashboard(args: argparse.Namespace) -> None:
+    from app.settings import ROOT
+
+    os.environ.setdefault("TRACKIO_DIR", str(ROOT / "outputs" / "trackio"))
+    import trackio
+
+    from finetune.config import PROJECT
+
+    trackio.show(project=PROJECT, open_browser=not args.no_browser, server_port=args.port)

@@ -1,0 +1,373 @@
+"""Trains a LoRA adapter with Unsloth, on CPU or GPU through one code path, and writes an adapter directory.
+
+    python -m finetune train --config seed
+    torchrun --nproc-per-node 2 -m finetune train --config fast
+
+The only module that imports unsloth, which patches transformers at import and therefore comes first. The adapter is opened
+again by `app.engine.model`, in another process and without Unsloth, before anybody is told that training worked.
+"""
+
+import os
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+import unsloth  # isort: skip
+
+import gc
+import importlib.util
+import json
+import logging
+import resource
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from app.adapter.directory import WEIGHTS_FILE, is_adapter_directory, weights_hash
+from app.adapter.hub import fetch, resolve_base
+from app.errors import ConfigError, TrainingFailed, UserError
+from app.settings import ROOT
+from finetune.config import PROJECT, TEMPLATES, TrainConfig
+from finetune.data.sources import Example, check_may_travel, load_source
+from finetune.training import adapter, checkpoints
+from finetune.training.compiling import CompileLayers
+from finetune.training.encode import Row, build_rows, split, trained_cards, validation_rows
+from finetune.training.progress import Progress, Stopwatch, loss_history, validation_history
+
+log = logging.getLogger(__name__)
+
+PAD_TOKEN = "<|finetune_right_pad_id|>"
+BAD_BATCH_FILE = "bad_batch.json"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Trainer(unsloth.UnslothTrainer):
+    """Unsloth's trainer that counts real tokens, logs speed and memory, and stops at a loss that is no number."""
+
+    watch: Stopwatch
+    output: Path
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; raises TrainingFailed, with the batch saved, when its loss is infinite or NaN."""
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        if not bool(torch.isfinite(loss)):
+            self._stop_on(inputs, float(loss))
+        mask = inputs.get("attention_mask")
+        tokens = int(inputs["input_ids"].numel() if mask is None else mask.sum()) * self.args.world_size
+        self.watch.tokens += tokens
+        self.state.num_input_tokens_seen += tokens
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds tokens per second of training alone and the peak of memory in GiB, for history and trackers alike."""
+        if "loss" in logs:
+            logs |= {"tokens_per_second": round(self.watch.read(), 1), "memory_gib": round(peak_memory() / 2**30, 3)}
+        super().log(logs, *args, **kwargs)
+
+    def _stop_on(self, inputs: dict[str, Any], loss: float) -> None:
+        path = checkpoints.folder(self.output) / BAD_BATCH_FILE
+        batch = {key: value.tolist() for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        with checkpoints.writing(self.output):
+            path.write_text(json.dumps({"step": self.state.global_step + 1, "loss": str(loss)} | batch), encoding="utf-8")
+        raise TrainingFailed(
+            f"The loss of step {self.state.global_step + 1} is {loss}, so training stopped before it ruined the weights. "
+            f"The batch is in {path}. Lower learning_rate, or use precision=bf16 or fp32; the checkpoints before it are kept."
+        )
+
+
+def peak_memory() -> int:
+    """Most memory that this process held so far, in bytes: the card's, or the computer's where there is no card."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, str | None]:
+    """Opens the base through Unsloth and puts our chat template on its tokenizer.
+
+    Returns:
+        Model, tokenizer, the base's portable name, and its revision.
+
+    Raises:
+        UserError: The base cannot be opened.
+    """
+    folder = resolve_base(config.base, Path.cwd())
+    if folder:
+        name, revision = adapter.base_name(config.base, folder, Path(config.output)), weights_hash(folder)
+    elif config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:
+        raise ConfigError(
+            f"There is no base model in the folder {config.base}. Give a folder with a config.json, or a hub id, with --base."
+        )
+    else:  # Unsloth asks a silent Hub for minutes; one small file tells the same at once, and the commit
+        name, revision = config.base, fetch(config.base, config.base_revision, ["config.json"]).name
+    on_gpu = torch.cuda.is_available()
+    try:
+        model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
+            model_name=str(folder or config.base),
+            max_seq_length=config.max_length,
+            dtype=DTYPES.get(config.precision, None if on_gpu else torch.float32),
+            load_in_4bit=config.load_in_4bit and on_gpu,
+            revision=None if folder else config.base_revision,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The base model {config.base} could not be opened ({reason}). Restore its files, or give another with --base."
+        ) from error
+    if not on_gpu:
+        model.set_attn_implementation("eager")  # its backward is faster than SDPA's on a CPU, for rows of a few hundred tokens
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        # Padding with the end-of-sequence token would mask it out of the loss, and the tuned model would never stop.
+        tokenizer.pad_token = PAD_TOKEN
+    tokenizer.chat_template = (TEMPLATES / f"{config.template}.jinja").read_text(encoding="utf-8")
+    return model, tokenizer, name, revision
+
+
+def add_lora(model: Any, config: TrainConfig) -> Any:
+    """Puts fresh LoRA matrices on a base that Unsloth opened."""
+    return unsloth.FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        bias="none",
+        use_rslora=config.use_rslora,
+        use_gradient_checkpointing="unsloth" if config.gradient_checkpointing and torch.cuda.is_available() else False,
+        random_state=config.seed,
+    )
+
+
+def training_arguments(config: TrainConfig, model: Any, validating: bool) -> Any:
+    """Maps our configuration to Unsloth's (TRL's SFTConfig with two extra fields)."""
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("TRACKIO_DIR", str(ROOT / "outputs" / "trackio"))
+    share = checkpoints.per_process(config, checkpoints.processes())
+    half = str(model.dtype if config.precision == "auto" else DTYPES[config.precision]).removeprefix("torch.")
+    steps = config.save_steps if config.save_steps < 1 else int(config.save_steps)
+    return unsloth.UnslothTrainingArguments(
+        output_dir=str(checkpoints.folder(Path(config.output))),
+        per_device_train_batch_size=share.per_device_train_batch_size,
+        per_device_eval_batch_size=8,
+        gradient_accumulation_steps=share.gradient_accumulation_steps,
+        num_train_epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        optim=config.optim if on_gpu or not config.optim.endswith(("8bit", "fused")) else "adamw_torch",
+        gradient_checkpointing=config.gradient_checkpointing and on_gpu,  # TRL's own default is on
+        bf16=half == "bfloat16",
+        fp16=half == "float16" and on_gpu,
+        max_length=config.max_length,
+        padding_free=config.padding_free if on_gpu else False,
+        packing=config.packing and on_gpu,
+        # On a GPU Unsloth joins rows only where it may check their lengths; on a CPU there is nothing to prepare.
+        dataset_kwargs=None if on_gpu else {"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # `Trainer` looks at every loss itself
+        save_steps=steps,
+        save_total_limit=2,
+        eval_strategy="steps" if validating else "no",
+        eval_steps=steps if validating else None,
+        prediction_loss_only=True,
+        metric_for_best_model="eval_loss" if validating else None,
+        greater_is_better=False if validating else None,
+        load_best_model_at_end=validating,
+        seed=config.seed,
+        ddp_find_unused_parameters=False if checkpoints.processes() > 1 else None,
+        report_to=config.report_to,
+        project=PROJECT,
+        run_name=Path(config.output).name,
+        trackio_static_space_id=False,  # else a push to the Hub would make a public page of the metrics
+        disable_tqdm=True,
+    )
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    config: TrainConfig,
+    progress: Progress | None = None,
+    validation: list[Row] | None = None,
+) -> Trainer:
+    """The trainer over rows that are tokenised and carry their labels, with our progress bar in place of the usual two."""
+    # On a GPU Unsloth chooses the collator, which can join rows instead of padding them; on a CPU that saves nothing.
+    on_gpu = torch.cuda.is_available()
+    progress = progress or Progress()
+    callbacks = [progress, *([] if on_gpu else [CompileLayers()])]  # on a GPU Unsloth compiles what pays
+    if config.early_stopping and validation:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping))
+    trainer = Trainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=datasets.Dataset.from_list(validation) if validation else None,
+        args=training_arguments(config, model, bool(validation)),
+        data_collator=None if on_gpu else DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8),
+        callbacks=callbacks,
+    )
+    trainer.watch, trainer.output = progress.watch, Path(config.output)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Puts the weights of an adapter directory in the place of the new ones.
+
+    Raises:
+        ConfigError: There is no adapter, or it has other layers or another rank.
+    """
+    if not is_adapter_directory(folder):
+        raise ConfigError(f"There is no adapter in {folder} to go on from. Give a folder that training wrote as init_adapter.")
+    try:
+        result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
+    except RuntimeError as error:
+        raise ConfigError(f"The adapter in {folder} has another rank than lora_rank asks for. Set lora_rank to its own.") from error
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
+        raise ConfigError(f"The adapter in {folder} has other layers than target_modules asks for. Set target_modules to its own.")
+
+
+def reply(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], max_new_tokens: int = 48) -> str:
+    """The greedy beginning of an answer from a model in training, which is in training again afterwards."""
+    unsloth.FastLanguageModel.for_inference(model)
+    try:
+        inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+    finally:
+        unsloth.FastLanguageModel.for_training(model)
+
+
+def _run(trainer: Trainer, checkpoint: Path | None, progress: Progress) -> None:
+    """Trains to the end; a checkpoint that is already at the end is only opened, since the trainer would add a step."""
+    previous = signal.signal(signal.SIGINT, progress.interrupt)
+    output = trainer.output
+    try:
+        with checkpoints.writing(output):
+            if checkpoint and checkpoints.is_finished(checkpoint):
+                trainer.state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE_FILE))
+                best = checkpoints.best_checkpoint(output, trainer.state.best_model_checkpoint) or checkpoint
+                set_peft_model_state_dict(trainer.model, load_file(best / WEIGHTS_FILE))
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def fit(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Row], config: TrainConfig, checkpoint: Path | None, **held_out: Any
+) -> Any:
+    """Trains, with a smaller micro-batch after each time that memory ran out.
+
+    Args:
+        model: Base with fresh LoRA matrices; trained in place.
+        tokenizer: Its tokenizer.
+        rows: Training rows.
+        config: The configuration.
+        checkpoint: Where to go on from.
+        held_out: `validation` (rows) and `questions` (conversations) of the validation set.
+
+    Returns:
+        The trainer at the end of training.
+
+    Raises:
+        TrainingFailed: The loss was no number, or memory does not hold one row.
+        KeyboardInterrupt: Training was interrupted; a checkpoint was written.
+    """
+    fresh = {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+    questions: list[Example] = held_out.get("questions") or []
+    while True:
+        progress = Progress(Stopwatch(), questions, lambda messages: reply(model, tokenizer, messages), config.seed)
+        trainer = build_trainer(model, tokenizer, rows, config, progress, held_out.get("validation"))
+        try:
+            _run(trainer, checkpoint, progress)
+            if progress.interrupted:
+                raise KeyboardInterrupt
+            return trainer
+        except torch.OutOfMemoryError:
+            if checkpoints.processes() > 1:  # the others wait for this one in the middle of a step
+                raise TrainingFailed(
+                    "A card ran out of memory. Halve per_device_train_batch_size, double gradient_accumulation_steps, "
+                    "and go on with --resume."
+                ) from None
+        config = checkpoints.smaller_micro_batch(config)
+        trainer.accelerator.free_memory()
+        del trainer  # the optimizer's memory goes with it
+        model.zero_grad(set_to_none=True)
+        set_peft_model_state_dict(model, fresh)
+        gc.collect()
+        torch.cuda.empty_cache()
+        checkpoint = checkpoints.last_checkpoint(Path(config.output))
+
+
+def train(config: TrainConfig, resume: bool = False) -> Path:
+    """Runs a training and writes the adapter directory `config.output`.
+
+    Args:
+        config: The resolved configuration.
+        resume: Go on from the last checkpoint in `config.output`.
+
+    Returns:
+        The adapter directory; it also exists, with a checkpoint, when training was interrupted.
+
+    Raises:
+        UserError: Data, base or output cannot be used, or training cannot go on; the message names the cure.
+        KeyboardInterrupt: Training was interrupted; a checkpoint was written.
+    """
+    output = Path(config.output)
+    checkpoints.per_process(config, checkpoints.processes())
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise ConfigError(f"report_to = {config.report_to} needs a package that is not installed: pip install {config.report_to}, or none.")
+    checkpoint = checkpoints.begin(config, resume)
+    source = load_source(config.data, config.data_revision)
+    if config.ship_cards:
+        check_may_travel(source)
+    examples, held_out = split(source, config)
+    source = replace(source, cards=trained_cards(source, examples))
+    model, tokenizer, base, base_revision = open_base(config)
+    rows, too_long = build_rows(examples, tokenizer, config)
+    validation = validation_rows(held_out, tokenizer, config)
+    log.info(
+        "%d conversations, %d rows (%d too long, %d rows of the source unusable), %d for validation",
+        *(len(examples), len(rows), too_long, len(source.dropped), len(validation)),
+    )
+    model = add_lora(model, config)
+    if config.init_adapter:
+        load_weights(model, Path(config.init_adapter))
+    started = time.perf_counter()
+    trainer = fit(model, tokenizer, rows, config, checkpoint, validation=validation, questions=held_out)
+    state = trainer.state
+    best = checkpoints.best_checkpoint(output, state.best_model_checkpoint)
+    run = adapter.provenance(config, source, examples, rows, base, base_revision) | {
+        "seconds": round(time.perf_counter() - started, 1),
+        "tokens_seen": int(state.num_input_tokens_seen or 0),
+        "processes": checkpoints.processes(),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "validation_rows": len(validation),
+        "best_step": int(best.name.rpartition("-")[2]) if best else None,
+        "loss_history": loss_history(state.log_history),
+        "validation_history": validation_history(state.log_history),
+    }
+    if checkpoints.is_first_process():
+        unsloth.FastLanguageModel.for_inference(trainer.model)
+        adapter.save(output, trainer.model, tokenizer, config, run, source)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    return output

@@ -1,0 +1,105 @@
+"""Limits on questions and tokens: per client, for all, and per day; on the page and on the API alike."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.conversation.limits import Budget, RateLimits
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel
+from app.errors import BudgetSpent, ConfigError, RateLimited
+from app.settings import load_settings
+from tests.conftest import Steer, assert_is_for_people
+from tests.page_client import PageClient
+from tests.web.test_server import HTTP, Served, ask, check_error, running
+
+
+def test_each_client_has_its_own_limit_and_is_told_when_to_come_again() -> None:
+    rates = RateLimits("2/minute", "")
+    for address in ("1.1.1.1", "1.1.1.1", "2.2.2.2"):
+        rates.take(address)
+    with pytest.raises(RateLimited, match="2 per 1 minute") as refused:
+        rates.take("1.1.1.1")
+    assert 1 <= refused.value.retry_after <= 60
+    assert_is_for_people(refused.value)
+    rates.take("2.2.2.2")
+
+
+def test_all_together_have_a_limit_and_a_refusal_counts_for_nothing() -> None:
+    rates = RateLimits("5/minute;2/second", "3/hour")
+    for address in ("1.1.1.1", "1.1.1.1", "2.2.2.2"):
+        rates.take(address)
+    for _ in range(3):
+        with pytest.raises(RateLimited, match="Too many people"):
+            rates.take("3.3.3.3")
+
+
+def test_a_client_with_many_ipv6_addresses_is_one_client() -> None:
+    rates = RateLimits("1/minute", "")
+    rates.take("2001:db8:1:1::1")
+    with pytest.raises(RateLimited):
+        rates.take("2001:db8:1:1:ffff::2")
+    rates.take("2001:db8:1:2::1")
+    rates.take("::ffff:1.1.1.1")
+    rates.take("::ffff:1.1.1.2")
+
+
+@pytest.mark.parametrize("value", ["often", "10", "10/fortnight", ";"])
+def test_a_limit_that_cannot_be_read_is_a_setting_that_is_not_allowed(value: str) -> None:
+    with pytest.raises(ConfigError, match="10/minute"):
+        load_settings(client_limit=value)
+
+
+def test_the_budget_of_a_day_ends_and_begins_anew_at_midnight() -> None:
+    clock = [datetime(2026, 3, 1, 21, 30, tzinfo=UTC)]
+    budget = Budget(100, lambda: clock[0])
+    budget.take(80)
+    budget.give_back(50)
+    budget.take(70)
+    with pytest.raises(BudgetSpent, match="in 3 hours") as spent:
+        budget.take(1)
+    assert spent.value.retry_after == 2.5 * 3600
+    assert_is_for_people(spent.value)
+    clock[0] += timedelta(hours=2.5)
+    budget.take(1)
+    budget.give_back(70)  # an answer that was asked for yesterday
+    budget.take(100)
+    with pytest.raises(BudgetSpent):
+        budget.take(1)
+
+
+@pytest.fixture
+def limited(loaded: LoadedModel, hooked: Steer, request: pytest.FixtureRequest) -> Iterator[Served]:
+    hooked.reset()
+    generator = LocalGenerator(lambda name: loaded, loaded.name)
+    generator.wait_until_ready(60)
+    with running(load_settings(adapter=loaded.name, **request.param), generator) as url:
+        yield Served(url, generator, hooked)
+
+
+@pytest.mark.parametrize("limited", [{"client_limit": "2/hour", "trusted_hops": 1}], indirect=True)
+def test_page_and_api_share_a_clients_limit_and_nobody_else_is_kept_out(limited: Served) -> None:
+    def post(forwarded: str) -> object:
+        return HTTP.post(f"{limited.url}/v1/chat/completions", json=ask(), headers={"X-Forwarded-For": forwarded})
+
+    assert post("1.1.1.1").status_code == 200
+    visitor = PageClient(limited.url, **{"X-Forwarded-For": "9.9.9.9, 1.1.1.1"})
+    assert "Ask again in" not in visitor.ask("What is asthma?")
+    told = visitor.ask("What is asthma?")
+    assert re.search(r"You have asked as often as is allowed here \(2 per 1 hour\)\. Ask again in (1 hour|60 minutes)\.", told)
+    refused = post("8.8.8.8, 1.1.1.1")
+    assert check_error(refused, 429, "rate_limit_error")["code"] == "rate_limited"
+    assert 3000 < int(refused.headers["retry-after"]) <= 3600
+    assert post("2.2.2.2").status_code == 200
+
+
+@pytest.mark.parametrize("limited", [{"daily_tokens": 20, "max_new_tokens": 30}], indirect=True)
+def test_a_spent_budget_is_said_kindly_on_page_and_api(limited: Served) -> None:
+    assert limited.post(ask(max_tokens=30)).status_code == 200  # 12 tokens were needed
+    assert limited.post(ask(max_tokens=30)).status_code == 200
+    refused = limited.post(ask())
+    assert check_error(refused, 429, "rate_limit_error")["code"] == "budget_spent"
+    assert 0 < int(refused.headers["retry-after"]) <= 86400
+    assert "Please come back after midnight UTC" in PageClient(limited.url).ask("What is asthma?")

@@ -1,0 +1,136 @@
+"""The nearest training cards to a question, and whether it is far from all of them."""
+
+import time
+
+import pytest
+
+from app.engine.model import LoadedModel
+from app.notices.evidence import Evidence, NearCard, unsupported
+
+CARDS = [
+    {"id": "a", "question": "How is septic shock defined?", "answer": "Vasopressors are needed and lactate is above 2 mmol/L."},
+    {
+        "id": "b",
+        "question": "What are the symptoms of diabetes?",
+        "answer": "Thirst, polyuria, tiredness.",
+        "wordings": ["signs of sugar disease"],
+    },
+    {
+        "id": "c",
+        "question": "Which nerve is injured in a fracture of the humeral shaft?",
+        "answer": "The radial nerve, which causes wrist drop.",
+    },
+    {"id": "d", "question": "What are the symptoms of hypothyroidism?", "answer": "Tiredness, cold intolerance, weight gain."},
+]
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    return Evidence(CARDS)
+
+
+@pytest.mark.parametrize(
+    ("question", "card"),
+    [
+        ("How is septic shock defined?", "a"),
+        ("septic shock definition?", "a"),
+        ("diabetes symptom", "b"),
+        ("WHAT ARE THE SIGNS OF SUGAR DISEASE??", "b"),
+        ("wrist drop after a humeral fracture: which nerve?", "c"),
+    ],
+)
+def test_the_nearest_card_comes_first_and_is_near(evidence: Evidence, question: str, card: str) -> None:
+    assert evidence.nearest(question)[0].id == card
+    assert not evidence.is_far(question)
+
+
+@pytest.mark.parametrize("question", ["How do I bake sourdough bread?", "What treats migraine with aura?", "你好", "?!", "x" * 4000])
+def test_a_question_unlike_every_card_is_far(evidence: Evidence, question: str) -> None:
+    assert evidence.is_far(question)
+
+
+def test_a_question_for_a_figure_is_far_where_the_nearest_card_has_none(evidence: Evidence) -> None:
+    words = {"id": "x", "question": "How is rabies prevented after a bite?", "answer": "By washing the wound, vaccine and immunoglobulin."}
+    figures = words | {"answer": "By washing the wound, and vaccine on days 0, 3, 7 and 14."}
+    question = "How long after a bite is rabies prevented?"
+    assert Evidence([words]).is_far(question)
+    assert not Evidence([figures]).is_far(question)
+    assert not Evidence([words]).is_far("How is rabies prevented after a bite?")
+
+
+def test_cards_that_share_no_word_are_never_named(evidence: Evidence) -> None:
+    assert [card.id for card in evidence.nearest("septic shock", count=4)] == ["a"]
+    assert evidence.nearest("How do I bake sourdough bread?") == []
+    assert evidence.nearest("") == []
+
+
+def test_coverage_is_the_share_of_the_question_that_the_card_holds(evidence: Evidence) -> None:
+    assert evidence.nearest("septic shock")[0].coverage == pytest.approx(1)
+    assert 0 < evidence.nearest("septic shock in sourdough bakers with migraine")[0].coverage < 0.5
+    assert all(0 <= card.coverage <= 1 for card in evidence.nearest("symptoms of nerve shock", count=4))
+
+
+def test_a_short_follow_up_leans_on_the_question_before_it(evidence: Evidence) -> None:
+    assert evidence.is_far("How is it treated?")
+    assert not evidence.is_far("How is it treated?", follow_up=True)
+    assert evidence.is_far("How do I bake a sourdough bread with rye flour?", follow_up=True)
+
+
+def test_an_answer_taken_from_another_card_names_that_card(evidence: Evidence) -> None:
+    thyroid = "Tiredness, cold intolerance and weight gain."
+    assert evidence.recited("What are the symptoms of diabetes?", thyroid).id == "d"
+    assert evidence.recited("How do I bake a sourdough bread?", thyroid).id == "d"
+    assert evidence.recited("What are the symptoms of hypothyroidism?", thyroid) is None
+
+
+def test_an_answer_in_words_of_its_own_is_taken_from_no_card(evidence: Evidence) -> None:
+    assert evidence.recited("What are the symptoms of diabetes?", "Ask the person how much they drink, and measure plasma glucose.") is None
+    assert evidence.recited("What are the symptoms of diabetes?", "") is None
+    assert evidence.recited("", "") is None
+
+
+def test_an_answer_to_a_short_follow_up_is_not_judged(evidence: Evidence) -> None:
+    assert evidence.recited("And then?", "Thirst, polyuria, tiredness.").id == "b"
+    assert evidence.recited("And then?", "Thirst, polyuria, tiredness.", follow_up=True) is None
+
+
+def test_without_cards_nothing_is_near() -> None:
+    empty = Evidence([])
+    assert len(empty) == 0
+    assert empty.nearest("What are the symptoms of diabetes?") == []
+    assert empty.is_far("What are the symptoms of diabetes?")
+
+
+def test_one_card_is_enough() -> None:
+    assert Evidence(CARDS[:1]).nearest("septic shock")[0].id == "a"
+
+
+def test_the_demos_cards_find_themselves(loaded: LoadedModel) -> None:
+    evidence = Evidence(loaded.cards)
+    assert len(evidence) >= 600
+    started = time.perf_counter()
+    found = [evidence.nearest(card["question"], 1)[0].id == str(card["id"]) for card in loaded.cards]
+    assert sum(found) / len(found) > 0.95
+    assert not any(evidence.is_far(card["question"]) for card in loaded.cards)
+    assert (time.perf_counter() - started) / len(found) < 0.05
+
+
+def near_card(answer: str) -> NearCard:
+    return NearCard("x", "How much?", answer, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "card", "expected"),
+    [
+        ("Give 500 mg.", "0.5 g or 500 mg.", []),
+        ("Give 50 mg.", "Give 500 mg.", ["50 mg"]),
+        ("For 5-7 days, every 8 hours.", "5 to 7 days, every 8 h", []),
+        ("For 5-10 days.", "For 5 to 7 days.", ["5-10 days"]),
+        ("About 95% at 1,000 mL/h.", "95 percent; 1000 ml/h", []),
+        ("At 40 years, at 40 years.", "", ["40 years"]),
+        ("Type 2 diabetes, T4, CD4 and 3 of 5 people.", "", []),
+        ("5 mmol/L is not 5 mmol", "5 mmol", ["5 mmol/L"]),
+    ],
+)
+def test_numbers_with_units_that_no_near_card_has_are_named(answer: str, card: str, expected: list[str]) -> None:
+    assert unsupported(answer, [near_card(card)] if card else []) == expected
