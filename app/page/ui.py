@@ -1,7 +1,7 @@
-"""The chat page: what its events are, and what each of them changes, but for those that answer a question (`app.answering`).
+"""The chat page: what its events are, and what each of them changes, but for those that answer a question (`app.page.answering`).
 
-The conversation comes from the browser with each request and is checked by `app.conversation.chat.validate`. What made its answers is kept in
-memory for as long as the page is open, for the record and the rating; nothing is written down unless the person rates.
+The conversation comes from the browser with each request and is checked by `app.conversation.chat.validate`. What made its answers is
+kept in memory for as long as the page is open, for the record and the rating; nothing is written down unless the person rates.
 The content security policy forbids `eval`, so no event has a `js=` of its own; what the browser must do by itself is in assets/page.js.
 """
 

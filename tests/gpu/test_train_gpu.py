@@ -76,7 +76,8 @@ def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module:
     record = json.loads((output / "run.json").read_text())
     assert record["validation_history"] and record["loss_history"][-1]["memory_gib"] > 0
     for device in ("cuda", "cpu"):  # in processes of their own: Unsloth has patched the models of this one for its card
-        code = f"from app.engine.model import load; probe = load({str(output)!r}, {device!r}).probe; assert probe.logit_change > probe.threshold"
+        opening = f"probe = load({str(output)!r}, {device!r}).probe"
+        code = f"from app.engine.model import load; {opening}; assert probe.logit_change > probe.threshold"
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
