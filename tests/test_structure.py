@@ -180,29 +180,8 @@ def test_ci_calls_lint_and_test() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-@pytest.fixture
-def readme() -> str:
-    path = ROOT / "README.md"
-    if not path.exists():
-        pytest.skip("there is no README.md yet")
-    return path.read_text(encoding="utf-8")
-
-
-def test_the_readmes_commands_are_in_the_makefile_and_the_other_way_round(readme: str) -> None:
-    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.DOTALL))))
-    assert {"run", "test"} <= named
-    assert named <= makefile_targets()
-
-
-def test_the_files_that_the_readme_names_exist(readme: str) -> None:
-    paths = re.findall(r"`((?:app|finetune|assets|tests|\.ci)/[\w./-]+|[\w-]+\.(?:md|txt|yaml|toml))`", readme)
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", readme)
-    made_by_training = {"README.md", "prompt_contract.json", "run.json"}
-    assert [path for path in {*paths, *links} - made_by_training if not (ROOT / path).exists()] == []
-
-
-def test_the_readme_has_at_most_200_lines(readme: str) -> None:
-    assert len(readme.splitlines()) <= 200
+def test_the_readme_has_at_most_120_lines() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_spaces_yaml_the_readmes_block_and_the_pins_say_the_same() -> None:

@@ -78,7 +78,7 @@ def read_json_rows(path: Path) -> list[Row]:
                 ) from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(
-            f"{path} holds no rows of the form {{'question': ..., 'answer': ...}}. See the README for the columns that are read."
+            f"{path} holds no rows of the form {{'question': ..., 'answer': ...}}. See docs/data.md for the columns that are read."
         )
     return rows
 
@@ -111,7 +111,7 @@ def _read_csv(path: Path) -> list[Row]:
         raise DataError(f"{path}, row {ragged} has not as many fields as the first line has names. Put texts with commas in quotes.")
     if not rows:
         raise DataError(
-            f"{path} holds no rows below its first line, which names the columns. See the README for the columns that are read."
+            f"{path} holds no rows below its first line, which names the columns. See docs/data.md for the columns that are read."
         )
     return rows
 

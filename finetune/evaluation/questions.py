@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
-from finetune.data.sources import Card, Message, load_source, read_cards, read_json_rows
+from finetune.data.rows import read_table
+from finetune.data.sources import Card, Message, load_source, read_cards
 from finetune.evaluation.scoring import Item
 
 
@@ -100,6 +101,17 @@ def card_sets(cards: list[Card], trained: set[str], limit: int | None) -> list[Q
     return [found for found in sets if found.items]
 
 
+def trained_rows(run: dict[str, Any], name: str) -> set[str]:
+    """The rows of a data set that an adapter was trained on, whether it was named itself or went into a prepared folder.
+
+    Args:
+        run: The adapter's `run.json`, which writes row numbers as texts in one place and as numbers in the other.
+        name: Hub id or file name of the data set.
+    """
+    trained = run.get("data") or {}
+    return {str(row) for part in (trained, *trained.get("origins", [])) if part.get("id") == name for row in part.get("rows", [])}
+
+
 def data_sets(data: str, run: dict[str, Any], limit: int | None) -> list[QuestionSet]:
     """The question sets of one data set: of flashcards as `card_sets`, else its test rows, or those that training did not use.
 
@@ -108,16 +120,14 @@ def data_sets(data: str, run: dict[str, Any], limit: int | None) -> list[Questio
         HubUnavailable: It is a hub id, and the Hub did not answer.
     """
     path = Path(data)
-    trained = run.get("data") or {}
-    if path.is_file() and "rewordings" in read_json_rows(path)[0]:
-        return card_sets(read_cards(path), set(map(str, trained.get("rows", []))) if trained.get("id") == path.name else set(), limit)
+    if path.is_file() and "rewordings" in read_table(data).rows[0]:
+        return card_sets(read_cards(path), trained_rows(run, path.name), limit)
     source = load_source(data)
     rows, note = source.test, "The test rows of the data set, kept from training."
     if not rows:
-        same = source.id == trained.get("id")
-        used = set(trained.get("rows", [])) if same else set()
-        rows = [example for example in source.examples if example.row not in used]
-        note = "The rows that training did not use." if same else "All rows; the adapter was trained on other data."
+        used = trained_rows(run, source.id)
+        rows = [example for example in source.examples if str(example.row) not in used]
+        note = "The rows that training did not use." if used else "All rows; the adapter was trained on other data."
     if not rows:
         raise DataError(f"The adapter was trained on every row of {data}, so none is left to test it. Give other questions with --data.")
     items = [Item(row.messages[:-1], row.messages[-1]["content"], str(row.row)) for row in sample(rows, limit)]

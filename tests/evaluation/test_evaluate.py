@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from app.engine.model import LoadedModel
 from app.errors import DataError
 from app.settings import ROOT
 from finetune.__main__ import main
-from finetune.data.sources import Card, read_cards
+from finetune.config import TrainConfig
+from finetune.data.sources import Card, Origin, load_source, read_cards
 from finetune.evaluation.answers import run_forgetting, run_set
 from finetune.evaluation.evaluate import Options, add_beside, evaluate, output_path, write
 from finetune.evaluation.questions import QuestionSet, card_sets, data_sets, follow_up_items, held_out_items, trained_items
 from finetune.evaluation.scoring import Item, Journal, answer_completion, in_batches, log_likelihoods, predict
+from finetune.training.adapter import provenance
 from tests.conftest import FLASHCARDS, assert_is_for_people
 
 
@@ -58,16 +61,42 @@ def test_cards_that_the_adapter_never_saw_are_a_row_of_their_own(cards: list[Car
     assert [found.key for found in card_sets(cards, set(), None)] == ["never_trained"]
 
 
-def test_rows_that_were_trained_on_are_not_asked(tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps({"question": f"q{i}", "answer": f"a{i}"}) + "\n" for i in range(4)), encoding="utf-8")
-    (found,) = data_sets(str(path), {"data": {"id": "mine.jsonl", "rows": [0, 2]}}, None)
-    assert [item.messages[0]["content"] for item in found.items] == ["q1", "q3"]
-    (found,) = data_sets(str(path), {"data": {"id": "other.jsonl", "rows": [0, 2]}}, None)
-    assert len(found.items) == 4
+def four_questions(path: Path) -> str:
+    rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(4)]
+    lines = ["question,answer", *(",".join(row.values()) for row in rows)] if path.suffix == ".csv" else map(json.dumps, rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
+@pytest.mark.parametrize("prepared", [False, True], ids=["trained on the file", "trained on a folder prepared from it"])
+def test_rows_that_were_trained_on_are_not_asked(tmp_path: Path, name: str, prepared: bool) -> None:
+    path = four_questions(tmp_path / name)
+    source = load_source(path)
+
+    def run(rows: list[int]) -> dict[str, Any]:
+        """What training writes down."""
+        examples = [source.examples[row] for row in rows]
+        if not prepared:
+            return provenance(TrainConfig(), source, examples, [], "some/base", None)
+        mixture = replace(source, id="mixture", origins=[Origin("another", None, None), Origin(name, None, None)])
+        other = replace(source.examples[0], source="another")
+        return provenance(TrainConfig(), mixture, [other, *examples], [], "some/base", None)
+
+    (found,) = data_sets(path, run([2, 3]), None)
+    assert [item.messages[0]["content"] for item in found.items] == ["q0", "q1"]
+    assert "did not use" in found.note
     with pytest.raises(DataError) as caught:
-        data_sets(str(path), {"data": {"id": "mine.jsonl", "rows": [0, 1, 2, 3]}}, None)
+        data_sets(path, run([0, 1, 2, 3]), None)
     assert_is_for_people(caught.value)
+
+
+def test_of_other_data_all_rows_are_asked(tmp_path: Path) -> None:
+    path = four_questions(tmp_path / "mine.jsonl")
+    (found,) = data_sets(path, {"data": {"id": "other.jsonl", "rows": ["0", "2"]}}, None)
+    assert len(found.items) == 4 and "other data" in found.note
+    (found,) = data_sets(path, {}, None)
+    assert len(found.items) == 4
 
 
 @pytest.mark.parametrize("use_adapter", [True, False])

@@ -1,4 +1,4 @@
-"""Behind nginx, as README shows it: below a path, with TLS, nothing held back, and clients told apart by what nginx saw.
+"""Behind nginx, as docs/deploying.md shows it: below a path, with TLS, nothing held back, and clients told apart by what nginx saw.
 
 The certificate is made for the run; nginx and the app are real processes.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.settings import ROOT
 from tests.page_client import PageClient
 from tests.web.test_server import HTTP, SECURITY, ask, free_port, ready, start, wait_for
 
@@ -20,20 +21,8 @@ NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 BELOW = "/qa"
 ASKED = 4  # questions that one client may ask
 
-# What README shows, between the lines that give nginx a place of its own.
-SITE = """
-location /qa/ {
-    proxy_pass http://127.0.0.1:APP/;
-    proxy_http_version 1.1;
-    proxy_set_header Connection "";
-    proxy_set_header Host $http_host;
-    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    proxy_set_header X-Forwarded-Proto $scheme;
-    proxy_buffering off;
-    proxy_read_timeout 1h;
-    client_max_body_size 2m;
-}
-"""
+# What docs/deploying.md shows, to be put between the lines that give nginx a place of its own.
+SHOWN = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8"), flags=re.DOTALL)[1]
 AROUND = """
 daemon off;
 pid FOLDER/nginx.pid;
@@ -61,7 +50,7 @@ def proxy(folder: Path, port: int, app: str) -> "subprocess.Popen[bytes]":
     """nginx on a port of its own, with a certificate made now."""
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost -keyout key.pem"
     subprocess.run([*command.split(), "-out", "certificate.pem"], cwd=folder, capture_output=True, check=True)
-    site = SITE.replace("APP", app.rpartition(":")[2])
+    site = SHOWN.replace("127.0.0.1:7860", f"127.0.0.1:{app.rpartition(':')[2]}")
     text = AROUND.replace("SITE", site).replace("PORT", str(port)).replace("FOLDER", str(folder))
     (folder / "nginx.conf").write_text(text, encoding="utf-8")
     return subprocess.Popen([str(NGINX), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])

@@ -126,6 +126,13 @@ def test_official_client_gets_the_same_answer_in_pieces(served: Served) -> None:
     assert arrivals[-1] - arrivals[1] > 0.1, "all pieces came at once"
 
 
+def test_the_program_in_the_docs_prints_the_answer(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:7860", served.url)
+    exec(compile(program, "docs/serving.md", "exec"), {})
+    assert capsys.readouterr().out == served.client.chat.completions.create(**ask()).choices[0].message.content
+
+
 def test_events_end_with_done_and_without_usage_unless_asked(served: Served) -> None:
     response = served.post(ask(stream=True))
     assert response.headers["content-type"].startswith("text/event-stream")
