@@ -15,9 +15,9 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from app.adapter.contract import Message
+from app.adapter.contract import Message, prompt_ids
 from app.engine.model import LoadedModel
-from app.errors import Busy, UserError
+from app.errors import Busy, QuestionTooLong, UserError
 
 FinishReason = Literal["stop", "length", "deadline", "stopped"]
 
@@ -251,3 +251,23 @@ class Answer:
         self.done.set()
         self._begun.set()
         self._listener()
+
+
+def fit(loaded: LoadedModel, request: GenerationRequest) -> torch.Tensor:
+    """The prompt's token ids, (1, T) int64 on the model's device; see `shorten`."""
+    return torch.tensor([shorten(loaded, request)[1]], device=loaded.device)
+
+
+def shorten(loaded: LoadedModel, request: GenerationRequest) -> tuple[list[Message], list[int]]:
+    """The conversation and its prompt's token ids, the oldest whole turns left out until the answer has room.
+
+    Raises:
+        QuestionTooLong: The last question alone does not fit.
+    """
+    messages = request.messages
+    room = loaded.contract.context_length - min(request.max_new_tokens, loaded.contract.context_length // 2)
+    while len(ids := prompt_ids(loaded.tokenizer, messages)) > room:
+        if len(messages) <= 1:
+            raise QuestionTooLong(f"The question has {len(ids)} tokens and the model reads {room} beside its answer. Shorten the question.")
+        messages = messages[2:]
+    return messages, ids

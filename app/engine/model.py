@@ -191,55 +191,57 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
     directory, pin = resolve_adapter(adapter)
     contract = contracts.read(directory)
     tokenizer = open_tokenizer(adapter, directory, contract)
-    decoders = {} if decoders is None else decoders
     folder, base, base_revision = find_base(contract, directory, device, from_hub=pin is not None)
-    key = str(folder), base_revision, contract.context_length, device
-    decoder = decoders.get(key)
-    if decoder is None:
-        base_model = _open_base(contract, folder, base, device)
-        adapter_name, model = "default", None
-    else:
-        base_model = decoder.model.get_base_model()
-        contracts.verify_base(contract, base_model.config)
-        adapter_name, model = f"adapter{next(_NUMBERS)}", decoder.model
-    try:
-        model = _put_adapter(adapter, directory, adapter_name, base_model, model)
-        dtype = "4bit" if getattr(base_model, "is_loaded_in_4bit", False) else str(base_model.dtype).removeprefix("torch.")
-        probe = contracts.verify_behaviour(contract, model, tokenizer, dtype)
-    except UserError:
-        if decoder is not None and adapter_name in decoder.model.peft_config:
-            decoder.model.delete_adapter(adapter_name)
-        raise
-    reason = supports(model) or (lacks_room(model) if decoder is None else None)
-    if reason:
-        log.info("%s: the library's own loop makes the tokens, for %s", adapter, reason)
-    elif decoder is None:
-        decoder = decoders[key] = Decoder(model, contract.context_length, (base, base_revision))
-    run = read_run(directory)
     loaded = LoadedModel(
         name=adapter,
-        model=model,
+        model=None,
         tokenizer=tokenizer,
         contract=contract,
-        probe=probe,
+        probe=None,
         base=base,
         base_revision=base_revision,
         adapter_revision=pin.commit if pin else "sha256:" + contracts.sha256(directory / WEIGHTS_FILE)[:16],
         device=device,
-        dtype=dtype,
-        adapter_name=adapter_name,
-        decoder=None if reason else decoder,
-        run=run,
-        cards=training_cards(directory, run),
-        load_seconds=time.perf_counter() - started,
+        dtype="",
         pin=pin,
+        run=read_run(directory),
     )
+    loaded.cards = training_cards(directory, loaded.run)
+    _put_on_base(loaded, directory, folder, {} if decoders is None else decoders)
+    loaded.load_seconds = time.perf_counter() - started
     if pin:
         hub.remember(directory, pin.asked or (hub.APPROVED if pin.approved else None))
-    log.info(
-        "opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, dtype, loaded.load_seconds, probe.logit_change
-    )
+    change = loaded.probe.logit_change if loaded.probe else 0.0
+    log.info("opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base, device, loaded.dtype, loaded.load_seconds, change)
     return loaded
+
+
+def _put_on_base(loaded: LoadedModel, directory: Path, folder: Path, decoders: Decoders) -> None:
+    """Opens the base in `folder`, or takes it from a decoder that holds it, puts the adapter on it, and verifies both."""
+    contract = loaded.contract
+    key = str(folder), loaded.base_revision, contract.context_length, loaded.device
+    decoder = decoders.get(key)
+    if decoder is None:
+        base = _open_base(contract, folder, loaded.base, loaded.device)
+    else:
+        base = decoder.model.get_base_model()
+        contracts.verify_base(contract, base.config)
+        loaded.adapter_name = f"adapter{next(_NUMBERS)}"
+    loaded.dtype = "4bit" if getattr(base, "is_loaded_in_4bit", False) else str(base.dtype).removeprefix("torch.")
+    try:
+        loaded.model = _put_adapter(loaded.name, directory, loaded.adapter_name, base, decoder.model if decoder else None)
+        loaded.probe = contracts.verify_behaviour(contract, loaded.model, loaded.tokenizer, loaded.dtype)
+    except UserError:
+        if decoder is not None and loaded.adapter_name in decoder.model.peft_config:
+            decoder.model.delete_adapter(loaded.adapter_name)
+        raise
+    reason = supports(loaded.model) or (lacks_room(loaded.model) if decoder is None else None)
+    if reason:
+        log.info("%s: the library's own loop makes the tokens, for %s", loaded.name, reason)
+        return
+    if decoder is None:
+        decoder = decoders[key] = Decoder(loaded.model, contract.context_length, (loaded.base, loaded.base_revision))
+    loaded.decoder = decoder
 
 
 def _put_adapter(adapter: str, directory: Path, name: str, base: PreTrainedModel, model: PeftModel | None) -> PeftModel:

@@ -18,12 +18,13 @@ import openai
 
 from app.adapter import contract as contracts
 from app.adapter.cards import training_cards
-from app.adapter.directory import open_tokenizer, public_name, read_run, resolve_adapter
-from app.engine.answer import Answer, GenerationRequest
-from app.engine.generation import ENDING, LocalGenerator, shorten
+from app.adapter.directory import open_tokenizer, read_run, resolve_adapter
+from app.engine.answer import Answer, GenerationRequest, shorten
+from app.engine.generation import ENDING, LocalGenerator
+from app.engine.handshake import check_template, server_names
 from app.engine.model import LoadedModel
 from app.engine.zero import ZeroGenerator
-from app.errors import AdapterError, Busy, ContractViolation, GenerationFailed, NotReady, UserError
+from app.errors import AdapterError, Busy, GenerationFailed, NotReady, UserError
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +192,10 @@ class RemoteGenerator:
         directory, pin = await asyncio.to_thread(resolve_adapter, adapter)
         contract = contracts.read(directory)
         tokenizer = await asyncio.to_thread(open_tokenizer, adapter, directory, contract)
-        name = await self._name(adapter)
-        await self._check(contract, name)
+        chosen = self._names if adapter == self.default_adapter else ("", self._names[1])
+        name, base = await server_names(self._client, adapter, chosen, alone=adapter == self.default_adapter)
+        self._base = base or self._base
+        await check_template(self._client, contract, name)
         run = read_run(directory)
         loaded = LoadedModel(
             name=adapter,
@@ -211,59 +214,6 @@ class RemoteGenerator:
         )
         self._opened[adapter] = loaded, name
         return self._opened[adapter]
-
-    async def _name(self, adapter: str) -> str:
-        """The server's name for an adapter; learns its name for the base on the way."""
-        model, base = self._names
-        if adapter == self.default_adapter and model:
-            return model
-        served = [entry async for entry in self._client.models.list()]
-        # vLLM lists LoRA adapters with the base as their parent.
-        self._base = base or next((str(parent) for entry in served if (parent := getattr(entry, "parent", None))), self._base)
-        names = [entry.id for entry in served]
-        short = public_name(adapter).rsplit("/", 1)[-1]
-        tuned = [name for name in names if name in (adapter, public_name(adapter), short)]
-        others = [name for name in names if name != self._base]
-        if tuned:
-            return tuned[0]
-        if adapter == self.default_adapter and len(others) == 1:
-            return others[0]
-        raise AdapterError(
-            f"The model server offers {', '.join(names[:5]) or 'no model'}, and none of them is the adapter {short}. "
-            "Name the right one in ENGINE_MODEL, or have the server load the adapter under its own name."
-        )
-
-    async def _check(self, contract: contracts.Contract, name: str) -> None:
-        """Golden prompts must become the same tokens there as in training.
-
-        Raises:
-            ContractViolation: One does not.
-        """
-        for number, golden in enumerate(contract.golden, 1):
-            found = await self._prompt_ids(golden.messages, name)
-            if found is not None and found != golden.prompt_ids:
-                where = next((i for i, (a, b) in enumerate(zip(found, golden.prompt_ids, strict=False)) if a != b), len(found))
-                raise _differs(number, len(golden.prompt_ids), f"{len(found)}, other ones from place {where + 1} on")
-            if found is None:
-                answer = await self._client.chat.completions.create(
-                    model=name, messages=_openai(golden.messages), max_tokens=1, temperature=0.0
-                )
-                tokens = answer.usage.prompt_tokens if answer.usage else None
-                if tokens != len(golden.prompt_ids):
-                    raise _differs(number, len(golden.prompt_ids), "a number it does not tell" if tokens is None else str(tokens))
-
-    async def _prompt_ids(self, messages: list[dict[str, str]], name: str) -> list[int] | None:
-        """The prompt's token ids, from servers that have vLLM's `/tokenize`; None from others."""
-        try:
-            reply = await self._client.post(
-                self._url.removesuffix("/v1") + "/tokenize",
-                body={"model": name, "messages": messages, "add_generation_prompt": True},
-                cast_to=object,
-            )
-        except openai.APIStatusError:
-            return None
-        tokens = reply.get("tokens") if isinstance(reply, dict) else None
-        return tokens if isinstance(tokens, list) and all(isinstance(token, int) for token in tokens) else None
 
     async def _answer(self, answer: Answer) -> None:
         """Runs one answer from beginning to end; whatever happens, its reader is told."""
@@ -294,13 +244,13 @@ class RemoteGenerator:
             if streamer is not None:
                 streamer.on_finalized_text("", stream_end=True)
 
-    async def _stream(self, answer: Answer, streamer: Any, messages: list[dict[str, str]], name: str) -> None:
+    async def _stream(self, answer: Answer, streamer: Any, messages: Any, name: str) -> None:
         request = answer.request
         room = answer.loaded.contract.context_length - answer.prompt_tokens if answer.loaded else request.max_new_tokens
         extra = {"repetition_penalty": request.repetition_penalty} if request.repetition_penalty != 1.0 else None
         chunks = await self._client.chat.completions.create(
             model=name,
-            messages=_openai(messages),
+            messages=messages,
             max_tokens=min(request.max_new_tokens, room),
             temperature=request.temperature,
             top_p=request.top_p if request.temperature > 0 else openai.omit,
@@ -327,20 +277,9 @@ class RemoteGenerator:
 Generator = LocalGenerator | RemoteGenerator | ZeroGenerator
 
 
-def _openai(messages: list[dict[str, str]]) -> Any:
-    return messages
-
-
 def _host(url: str) -> str:
     """The server without what its address may hold in secrets."""
     return urlsplit(url).hostname or "ENGINE_URL"
-
-
-def _differs(number: int, here: int, there: str) -> ContractViolation:
-    return ContractViolation(
-        f"Golden prompt {number} has {here} tokens in training and on the model server {there}: it does not use the adapter's chat "
-        "template. Start it with that template (vLLM: --chat-template PATH/chat_template.jinja) and the adapter's tokenizer."
-    )
 
 
 def _is_busy(error: Exception) -> bool:

@@ -145,15 +145,11 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
     lossless = [place for place, (length, loss) in enumerate(sizes) if length <= settings.max_length and not loss]
     left_out = {*too_long, *lossless}
     usable = [place for place in range(len(sizes)) if place not in left_out]
-    dropped = [
-        *(Finding(row, source.id, reason) for source in sources for row, reason in source.dropped),
-        *cleaned.dropped,
-        *(finding(cleaned.examples[place], TOO_LONG) for place in too_long),
-        *(finding(cleaned.examples[place], WITHOUT_LOSS) for place in lossless),
-    ]
-    read = sum(len(source.examples) + len(source.dropped) for source in sources)
+    dropped = [*(Finding(row, source.id, reason) for source in sources for row, reason in source.dropped), *cleaned.dropped]
+    dropped += [finding(cleaned.examples[place], TOO_LONG) for place in too_long]
+    dropped += [finding(cleaned.examples[place], WITHOUT_LOSS) for place in lossless]
     if strict:
-        _check_dropped(dropped, read, settings)
+        _check_dropped(dropped, sum(len(source.examples) + len(source.dropped) for source in sources), settings)
     weights = {source.id: weight for source, weight in zip(sources, settings.weights, strict=False)}
     candidates = [cleaned.examples[place] for place in usable]
     drawn = draw(candidates, weights, settings.rows, settings.seed) if candidates else []

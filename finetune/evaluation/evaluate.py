@@ -135,15 +135,11 @@ def evaluate(adapter: str, options: Options, journal_path: Path | None = None, r
     started = time.time()
     loaded = open_adapter(adapter)
     sets = question_sets(loaded, options)
-    exam_limit = options.limit if options.limit is not None else SUITES[options.suite][1]
     cards = read_cards(Path(CARDS)) if CARDS in options.data else []
     exams = [read_exam(path, options.exam_columns) for path in options.exams]
     prompts = read_prompts(options.safety)
     evaluation = _provenance(loaded, options) | {"data_sha256": digest(sets), "data": [public_name(data) for data in options.data]}
-    fingerprint = hashlib.sha256(json.dumps([evaluation, asdict(options)], default=str, sort_keys=True).encode()).hexdigest()
-    journal = Journal(journal_path, fingerprint, resume)
-    if resume:
-        log.info("%d batches are there from the run before.", journal.count)
+    journal = _open_journal(journal_path, [evaluation, asdict(options)], resume)
     judges: dict[str, Any] = {}
     measures: dict[str, dict[str, Any]] = {}
     entries = []
@@ -151,29 +147,44 @@ def evaluate(adapter: str, options: Options, journal_path: Path | None = None, r
         entry, taken = run_set(loaded, found, options.max_new_tokens, options.judges, judges, journal)
         entries.append(entry)
         measures |= taken
-        for model, state in (("tuned", "on"), ("base", "off")):
-            mean = Mean(**taken[f"answers:{found.key}/rouge_l"][model])
-            log.info("%-48s ROUGE-L %s", f"{found.title}, adapter {state}", mean)
+        _log_set(found, taken)
     exam_entries = []
     for exam in [*([card_exam(cards)] if cards else []), *exams]:
-        entry, taken = run_exam(loaded, exam.first(exam_limit), journal)
+        entry, taken = run_exam(loaded, exam.first(options.limit if options.limit is not None else SUITES[options.suite][1]), journal)
         exam_entries.append(entry)
         measures |= taken
     safety, taken = run_safety(loaded, prompts, options.max_new_tokens, journal)
     measures |= taken | run_forgetting(loaded, journal)
     evaluation |= {"judges": judges, "sets": entries, "exams": exam_entries, "safety": safety, "measures": measures}
-    if loaded.cards and cards and OUT_OF_SCOPE.is_file():
-        evaluation["notices"] = run_notices(loaded, cards, options, journal)
+    evaluation |= run_notices(loaded, cards, options, journal)
     for path in options.beside:
         add_beside(evaluation, path)
-    _conclude(evaluation)
-    evaluation["times"] = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": round(time.time() - started, 1)}
+    _conclude(evaluation, started)
     journal.close()
     return evaluation
 
 
+def _open_journal(path: Path | None, of: list[Any], resume: bool) -> Journal:
+    """The journal of just these options on just these questions: batches of another run do not count."""
+    journal = Journal(path, hashlib.sha256(json.dumps(of, default=str, sort_keys=True).encode()).hexdigest(), resume)
+    if resume:
+        log.info("%d batches are there from the run before.", journal.count)
+    return journal
+
+
+def _log_set(found: QuestionSet, taken: dict[str, dict[str, Any]]) -> None:
+    for model, state in (("tuned", "on"), ("base", "off")):
+        log.info("%-48s ROUGE-L %s", f"{found.title}, adapter {state}", Mean(**taken[f"answers:{found.key}/rouge_l"][model]))
+
+
 def run_notices(loaded: LoadedModel, cards: list[Card], options: Options, journal: Journal) -> dict[str, Any]:
-    """Answers held-out wordings and questions outside the cards with the adapter, and counts the notices; see `notice_rates`."""
+    """Answers held-out wordings and questions outside the cards with the adapter, and counts the notices; see `notice_rates`.
+
+    Returns:
+        The rates under "notices"; nothing where the adapter has no cards, or ours are not measured.
+    """
+    if not (loaded.cards and cards and OUT_OF_SCOPE.is_file()):
+        return {}
     limit = options.limit if options.limit is not None else SUITES[options.suite][0]
     rows = read_json_rows(OUT_OF_SCOPE)
     outside = {
@@ -186,7 +197,7 @@ def run_notices(loaded: LoadedModel, cards: list[Card], options: Options, journa
         return predict(loaded, items, max_new_tokens=options.max_new_tokens, name=name, journal=journal)
 
     rates = notice_rates(
-        Evidence(loaded.cards or []),
+        Evidence(loaded.cards),
         known,
         answers(known, "notices, held-out wordings"),
         outside,
@@ -194,14 +205,15 @@ def run_notices(loaded: LoadedModel, cards: list[Card], options: Options, journa
     )
     for name, rate in rates.items():
         log.info("notice shown, %-62s %s", name, rate)
-    return {name: rounded(rate) for name, rate in rates.items()}
+    return {"notices": {name: rounded(rate) for name, rate in rates.items()}}
 
 
-def _conclude(evaluation: dict[str, Any]) -> None:
-    """Adds the verdict in one sentence, and what the default gate says."""
+def _conclude(evaluation: dict[str, Any], started: float) -> None:
+    """Adds the verdict in one sentence, what the default gate says, and the times; `started` in seconds since 1970."""
     first = next((entry for entry in evaluation["sets"] if not entry["control"]), evaluation["sets"][0])
     evaluation["verdict"] = f"{first['title']}: {first['verdict']}"
     evaluation["refused"] = gate(evaluation)
+    evaluation["times"] = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": round(time.time() - started, 1)}
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

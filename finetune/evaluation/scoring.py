@@ -173,6 +173,29 @@ def fits(loaded: LoadedModel, item: Item, max_new_tokens: int = MAX_NEW_TOKENS) 
 
 
 @torch.inference_mode()
+def _answer(loaded: LoadedModel, part: list[Item], use_adapter: bool, max_new_tokens: int) -> list[tuple[str, bool]]:
+    """Greedy answers to one batch, and whether each ended by itself."""
+    tokenizer, eos = loaded.tokenizer, set(loaded.contract.eos_token_ids)
+    tokenizer.padding_side = "left"
+    inputs = tokenizer.apply_chat_template(
+        [item.messages for item in part], add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt"
+    ).to(loaded.device)
+    with switched(loaded, use_adapter):
+        output = loaded.model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            # A growing cache is copied at every token: more than half of the time on a CPU. Not compiled, because graphs of
+            # every batch's shape would cost more than they save.
+            cache_implementation="static",
+            disable_compile=True,
+            eos_token_id=sorted(eos),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [(tokenizer.decode(row, skip_special_tokens=True), bool(eos & set(row))) for row in rows]
+
+
 def predict(
     loaded: LoadedModel,
     items: list[Item],
@@ -194,31 +217,9 @@ def predict(
         name: Of the progress bar and in the journal.
         journal: See `Journal`.
     """
-    tokenizer, eos = loaded.tokenizer, set(loaded.contract.eos_token_ids)
-    tokenizer.padding_side = "left"
-
-    def work(part: list[Item]) -> list[tuple[str, bool]]:
-        inputs = tokenizer.apply_chat_template(
-            [item.messages for item in part], add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt"
-        ).to(loaded.device)
-        with switched(loaded, use_adapter):
-            output = loaded.model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                # A growing cache is copied at every token: more than half of the time on a CPU. Not compiled, because graphs of
-                # every batch's shape would cost more than they save.
-                cache_implementation="static",
-                disable_compile=True,
-                eos_token_id=sorted(eos),
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [(tokenizer.decode(row, skip_special_tokens=True), bool(eos & set(row))) for row in rows]
-
     done = in_batches(
         items,
-        work,
+        lambda part: _answer(loaded, part, use_adapter, max_new_tokens),
         lambda item: sum(len(message["content"]) for message in item.messages),
         name=f"{name}, {'tuned' if use_adapter else 'base'}",
         batch_size=batch_size or default_batch_size(loaded),
@@ -244,6 +245,27 @@ def text_completion(loaded: LoadedModel, text: str) -> Completion:
 
 
 @torch.inference_mode()
+def _score(loaded: LoadedModel, part: list[Completion], use_adapter: bool) -> list[float]:
+    """Summed log-likelihoods of one batch, in nats."""
+    pad, width = loaded.tokenizer.pad_token_id, max(len(completion.ids) for completion in part)
+    keep = max(len(completion.ids) - completion.prompt for completion in part) + 1
+    ids = torch.tensor([[pad] * (width - len(c.ids)) + c.ids for c in part], device=loaded.device)
+    mask = torch.tensor([[0] * (width - len(c.ids)) + [1] * len(c.ids) for c in part], device=loaded.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with switched(loaded, use_adapter):
+        # Logits of the completions alone: those of whole prompts would fill the memory with a vocabulary of 128,000.
+        logits = loaded.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False).logits
+    scores = []
+    for row, completion in enumerate(part):
+        count = len(completion.ids) - completion.prompt
+        if count == 0:
+            scores.append(0.0)
+            continue
+        loss = torch.nn.functional.cross_entropy(logits[row, -count - 1 : -1].float(), ids[row, -count:], reduction="sum")
+        scores.append(-float(loss))
+    return scores
+
+
 def log_likelihoods(
     loaded: LoadedModel,
     completions: list[Completion],
@@ -263,30 +285,9 @@ def log_likelihoods(
         name: Of the progress bar and in the journal.
         journal: See `Journal`.
     """
-    pad = loaded.tokenizer.pad_token_id
-
-    def work(part: list[Completion]) -> list[float]:
-        width = max(len(completion.ids) for completion in part)
-        keep = max(len(completion.ids) - completion.prompt for completion in part) + 1
-        ids = torch.tensor([[pad] * (width - len(c.ids)) + c.ids for c in part], device=loaded.device)
-        mask = torch.tensor([[0] * (width - len(c.ids)) + [1] * len(c.ids) for c in part], device=loaded.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with switched(loaded, use_adapter):
-            # Logits of the completions alone: those of whole prompts would fill the memory with a vocabulary of 128,000.
-            logits = loaded.model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False).logits
-        scores = []
-        for row, completion in enumerate(part):
-            count = len(completion.ids) - completion.prompt
-            if count == 0:
-                scores.append(0.0)
-                continue
-            loss = torch.nn.functional.cross_entropy(logits[row, -count - 1 : -1].float(), ids[row, -count:], reduction="sum")
-            scores.append(-float(loss))
-        return scores
-
     return in_batches(
         completions,
-        work,
+        lambda part: _score(loaded, part, use_adapter),
         lambda completion: len(completion.ids),
         name=f"{name}, {'tuned' if use_adapter else 'base'}",
         batch_size=batch_size,

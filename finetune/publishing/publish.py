@@ -172,6 +172,17 @@ def _same_weights_on_hub(folder: Path, base_id: str) -> str:
     return str(info.sha)
 
 
+def _stated_licence(base: str, revision: str | None) -> str:
+    with asking(base, CHANNEL_SECONDS) as api:
+        card = api.model_info(base, revision=revision).card_data
+    licence = card.get("license") if card else None
+    if not licence:
+        raise ConfigError(
+            f"The repository of {base} states no licence. Say under which the adapter may go with --licence, as in --licence mit."
+        )
+    return str(licence)
+
+
 def _content(
     directory: Path,
     loaded: LoadedModel,
@@ -184,13 +195,7 @@ def _content(
     """Every file of the commit by its name."""
     check_names(str(directory.name), [path.name for path in directory.iterdir()])
     base = contract.base
-    with asking(base.id, CHANNEL_SECONDS) as api:
-        stated = api.model_info(base.id, revision=base.revision).card_data
-    licence = options.licence or (stated.get("license") if stated else None)
-    if not licence:
-        raise ConfigError(
-            f"The repository of {base.id} states no licence. Say under which the adapter may go with --licence, as in --licence mit."
-        )
+    licence = options.licence or _stated_licence(base.id, base.revision)
     llama = is_llama(licence, base.id)
     if llama:
         check_name(options.repo, base.id)
@@ -199,15 +204,7 @@ def _content(
     files |= {path.name: path for path in papers}
     if llama:
         files["NOTICE"] = notice(papers).encode()
-    data = run.get("data", {})
-    free = may_be_shipped(data.get("licence"))
-    if free and (directory / CARDS_FILE).is_file():
-        files[CARDS_FILE] = directory / CARDS_FILE
-    # The report shows questions and references, too: of the training data, or of others whose licence is not known here.
-    if free and all(data.get("id") in (name, Path(name).name) for name in evaluation.get("data", [])):
-        files |= {name: directory / name for name in (EVALUATION_FILE, REPORT_FILE) if (directory / name).is_file()}
-    else:
-        files[EVALUATION_FILE] = _json(shareable(evaluation))
+    files |= _from_the_data(directory, run.get("data", {}), evaluation)
     peft = _read_json(directory / ADAPTER_CONFIG) | {"base_model_name_or_path": base.id, "revision": base.revision}
     published_run = run | {"base": {"id": base.id, "revision": base.revision}}
     files[ADAPTER_CONFIG] = _json(peft, sort_keys=True)
@@ -217,7 +214,7 @@ def _content(
     card = Card(
         repo=options.repo,
         contract=contract,
-        licence=str(licence),
+        licence=licence,
         llama=llama,
         licence_files=sorted([*(path.name for path in papers), *(["NOTICE"] if llama else [])]),
         prompt=str(prompt),
@@ -228,6 +225,18 @@ def _content(
     )
     files["README.md"] = render(card, published_run, rows_of(evaluation)).encode()
     return files
+
+
+def _from_the_data(directory: Path, data: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Path | bytes]:
+    """Cards and report, as far as the licence of the training data lets them go."""
+    free = may_be_shipped(data.get("licence"))
+    files: dict[str, Path | bytes] = {}
+    if free and (directory / CARDS_FILE).is_file():
+        files[CARDS_FILE] = directory / CARDS_FILE
+    # The report shows questions and references, too: of the training data, or of others whose licence is not known here.
+    if free and all(data.get("id") in (name, Path(name).name) for name in evaluation.get("data", [])):
+        return files | {name: directory / name for name in (EVALUATION_FILE, REPORT_FILE) if (directory / name).is_file()}
+    return files | {EVALUATION_FILE: _json(shareable(evaluation))}
 
 
 def _json(values: dict[str, Any], **options: Any) -> bytes:

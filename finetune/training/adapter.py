@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from app.adapter import contract as contracts
 from app.adapter.cards import CARDS_FILE
-from app.adapter.directory import RUN_FILE, WEIGHTS_FILE
+from app.adapter.directory import RUN_FILE, WEIGHTS_FILE, is_adapter_directory
 from app.errors import ConfigError
 from app.settings import ROOT
 from finetune import environment
@@ -159,3 +160,19 @@ def provenance(
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
         "seed": config.seed,
     }
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Puts the weights of an adapter directory in the place of the new ones.
+
+    Raises:
+        ConfigError: There is no adapter, or it has other layers or another rank.
+    """
+    if not is_adapter_directory(folder):
+        raise ConfigError(f"There is no adapter in {folder} to go on from. Give a folder that training wrote as init_adapter.")
+    try:
+        result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
+    except RuntimeError as error:
+        raise ConfigError(f"The adapter in {folder} has another rank than lora_rank asks for. Set lora_rank to its own.") from error
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
+        raise ConfigError(f"The adapter in {folder} has other layers than target_modules asks for. Set target_modules to its own.")

@@ -31,13 +31,14 @@ from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from app.adapter.directory import WEIGHTS_FILE, is_adapter_directory, weights_hash
+from app.adapter.directory import WEIGHTS_FILE, weights_hash
 from app.adapter.hub import fetch, resolve_base
 from app.errors import ConfigError, TrainingFailed, UserError
 from app.settings import ROOT
-from finetune.config import PROJECT, TEMPLATES, TrainConfig
+from finetune.config import TEMPLATES, TrainConfig
 from finetune.data.sources import Example, check_may_travel, load_source
 from finetune.training import adapter, checkpoints
+from finetune.training.arguments import DTYPES, training_arguments
 from finetune.training.compiling import CompileLayers
 from finetune.training.encode import Row, build_rows, split, trained_cards, validation_rows
 from finetune.training.progress import Progress, Stopwatch, loss_history, validation_history
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 
 PAD_TOKEN = "<|finetune_right_pad_id|>"
 BAD_BATCH_FILE = "bad_batch.json"
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Trainer(unsloth.UnslothTrainer):
@@ -146,56 +146,6 @@ def add_lora(model: Any, config: TrainConfig) -> Any:
     )
 
 
-def training_arguments(config: TrainConfig, model: Any, validating: bool) -> Any:
-    """Maps our configuration to Unsloth's (TRL's SFTConfig with two extra fields)."""
-    on_gpu = torch.cuda.is_available()
-    os.environ.setdefault("TRACKIO_DIR", str(ROOT / "outputs" / "trackio"))
-    share = checkpoints.per_process(config, checkpoints.processes())
-    half = str(model.dtype if config.precision == "auto" else DTYPES[config.precision]).removeprefix("torch.")
-    steps = config.save_steps if config.save_steps < 1 else int(config.save_steps)
-    return unsloth.UnslothTrainingArguments(
-        output_dir=str(checkpoints.folder(Path(config.output))),
-        per_device_train_batch_size=share.per_device_train_batch_size,
-        per_device_eval_batch_size=8,
-        gradient_accumulation_steps=share.gradient_accumulation_steps,
-        num_train_epochs=config.num_train_epochs,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        optim=config.optim if on_gpu or not config.optim.endswith(("8bit", "fused")) else "adamw_torch",
-        gradient_checkpointing=config.gradient_checkpointing and on_gpu,  # TRL's own default is on
-        bf16=half == "bfloat16",
-        fp16=half == "float16" and on_gpu,
-        max_length=config.max_length,
-        padding_free=config.padding_free if on_gpu else False,
-        packing=config.packing and on_gpu,
-        # On a GPU Unsloth joins rows only where it may check their lengths; on a CPU there is nothing to prepare.
-        dataset_kwargs=None if on_gpu else {"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
-        logging_steps=config.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # `Trainer` looks at every loss itself
-        save_steps=steps,
-        save_total_limit=2,
-        eval_strategy="steps" if validating else "no",
-        eval_steps=steps if validating else None,
-        prediction_loss_only=True,
-        metric_for_best_model="eval_loss" if validating else None,
-        greater_is_better=False if validating else None,
-        load_best_model_at_end=validating,
-        seed=config.seed,
-        ddp_find_unused_parameters=False if checkpoints.processes() > 1 else None,
-        report_to=config.report_to,
-        project=PROJECT,
-        run_name=Path(config.output).name,
-        trackio_static_space_id=False,  # else a push to the Hub would make a public page of the metrics
-        disable_tqdm=True,
-    )
-
-
 def build_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -216,7 +166,7 @@ def build_trainer(
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(rows),
         eval_dataset=datasets.Dataset.from_list(validation) if validation else None,
-        args=training_arguments(config, model, bool(validation)),
+        args=unsloth.UnslothTrainingArguments(**training_arguments(config, model.dtype, bool(validation))),
         data_collator=None if on_gpu else DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8),
         callbacks=callbacks,
     )
@@ -224,22 +174,6 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     return trainer
-
-
-def load_weights(model: Any, folder: Path) -> None:
-    """Puts the weights of an adapter directory in the place of the new ones.
-
-    Raises:
-        ConfigError: There is no adapter, or it has other layers or another rank.
-    """
-    if not is_adapter_directory(folder):
-        raise ConfigError(f"There is no adapter in {folder} to go on from. Give a folder that training wrote as init_adapter.")
-    try:
-        result = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE))
-    except RuntimeError as error:
-        raise ConfigError(f"The adapter in {folder} has another rank than lora_rank asks for. Set lora_rank to its own.") from error
-    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
-        raise ConfigError(f"The adapter in {folder} has other layers than target_modules asks for. Set target_modules to its own.")
 
 
 def reply(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], max_new_tokens: int = 48) -> str:
@@ -316,6 +250,27 @@ def fit(
         checkpoint = checkpoints.last_checkpoint(Path(config.output))
 
 
+def _course(trainer: Trainer, started: float) -> dict[str, Any]:
+    """What happened, for `run.json`; `started` is the reading of `time.perf_counter` before training."""
+    state = trainer.state
+    best = checkpoints.best_checkpoint(trainer.output, state.best_model_checkpoint)
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "tokens_seen": int(state.num_input_tokens_seen or 0),
+        "processes": checkpoints.processes(),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "best_step": int(best.name.rpartition("-")[2]) if best else None,
+        "loss_history": loss_history(state.log_history),
+        "validation_history": validation_history(state.log_history),
+    }
+
+
+def _check_tracker(name: str) -> None:
+    os.environ.setdefault("TRACKIO_DIR", str(ROOT / "outputs" / "trackio"))
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise ConfigError(f"report_to = {name} needs a package that is not installed: pip install {name}, or none.")
+
+
 def train(config: TrainConfig, resume: bool = False) -> Path:
     """Runs a training and writes the adapter directory `config.output`.
 
@@ -332,8 +287,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     """
     output = Path(config.output)
     checkpoints.per_process(config, checkpoints.processes())
-    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
-        raise ConfigError(f"report_to = {config.report_to} needs a package that is not installed: pip install {config.report_to}, or none.")
+    _check_tracker(config.report_to)
     checkpoint = checkpoints.begin(config, resume)
     source = load_source(config.data, config.data_revision)
     if config.ship_cards:
@@ -349,21 +303,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     )
     model = add_lora(model, config)
     if config.init_adapter:
-        load_weights(model, Path(config.init_adapter))
+        adapter.load_weights(model, Path(config.init_adapter))
     started = time.perf_counter()
     trainer = fit(model, tokenizer, rows, config, checkpoint, validation=validation, questions=held_out)
-    state = trainer.state
-    best = checkpoints.best_checkpoint(output, state.best_model_checkpoint)
-    run = adapter.provenance(config, source, examples, rows, base, base_revision) | {
-        "seconds": round(time.perf_counter() - started, 1),
-        "tokens_seen": int(state.num_input_tokens_seen or 0),
-        "processes": checkpoints.processes(),
-        "micro_batch": trainer.args.per_device_train_batch_size,
-        "validation_rows": len(validation),
-        "best_step": int(best.name.rpartition("-")[2]) if best else None,
-        "loss_history": loss_history(state.log_history),
-        "validation_history": validation_history(state.log_history),
-    }
+    run = adapter.provenance(config, source, examples, rows, base, base_revision) | _course(trainer, started)
+    run["validation_rows"] = len(validation)
     if checkpoints.is_first_process():
         unsloth.FastLanguageModel.for_inference(trainer.model)
         adapter.save(output, trainer.model, tokenizer, config, run, source)

@@ -184,7 +184,8 @@ def test_a_space_that_starts_anew_keeps_the_ratings_from_before(hub: HubServer, 
 
 def test_what_was_rated_last_is_sent_when_the_app_ends(hub: HubServer, tmp_path: Path) -> None:
     script = (
-        "import time; from app.feedback import Row, Store; from app.record import Turn; from app.settings import Settings\n"
+        "import time; from app.conversation.feedback import Row, Store; from app.conversation.record import Turn\n"
+        "from app.settings import Settings\n"
         "store, turn = Store(Settings(), minutes=60), Turn(question='What is asthma?', answer='A lung disease.')\n"
         "store.add(Row(turn=turn, verdict='wrong', comment='first'))\n"
         "while not (store.scheduler and store.scheduler.last_uploaded): time.sleep(0.05)\n"

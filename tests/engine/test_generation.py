@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from app.adapter.contract import prompt_ids
-from app.engine.answer import Answer, GenerationRequest
+from app.engine.answer import Answer, GenerationRequest, fit
 from app.engine.decoder import Decoder
-from app.engine.generation import LocalGenerator, fit
+from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, load
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
 from tests.conftest import QUICK_AND_LONG, assert_is_for_people, hooked_decoder
