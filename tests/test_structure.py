@@ -182,6 +182,12 @@ def test_the_makefile_has_the_promised_commands() -> None:
     assert {"run", "test", "test-slow", "test-gpu", "lint", "bench", "demo-model", "clean", "help"} <= makefile_targets()
 
 
+def test_every_command_of_make_is_explained_in_the_docs() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    assert sorted(makefile_targets() - set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE))) == []
+
+
 def test_ci_calls_lint_and_test() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert {"make lint", "make test"} <= set(script.splitlines())
