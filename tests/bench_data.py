@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from finetune.data.families import FAMILY, jaccard, words
+from app.notices.words import words
+from finetune.data.families import FAMILY, jaccard
 from finetune.data.sources import load_source
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Finds the training cards nearest to a question, and says how far away they are. Knows no model, no tokenizer, no page."""
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from math import log
@@ -8,6 +9,9 @@ from typing import Any
 
 import bm25s
 import Stemmer
+
+from app.notices.quantities import quantities
+from app.notices.words import words as words_of
 
 # `nearness` below this counts as far from every card. Weights and bound come from a logistic regression that told wordings of the
 # 633 demo cards from the same wordings with their card taken out; the bound was then set to alarm on 4% of the held-out wordings.
@@ -20,25 +24,6 @@ RECITED_LEAD = 0.2
 # A later question with fewer informative words than this leans on the question before it.
 FEWEST_WORDS = 3
 
-# A number or a range, and its unit.
-_QUANTITY = re.compile(
-    r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)(?:\s?(?:-|\u2013|to)\s?(\d[\d,]*(?:\.\d+)?))?[\s-]?"
-    r"(%|percent|per cent|\u00b0\s?[CF]|(?:mg|mcg|\u00b5g|\u03bcg|g|kg|mL|ml|L|l|litres?|mmol|mol|mEq|units?|IU)"
-    r"(?:/(?:kg|L|l|dL|mL|ml|h|hour|day|min|m2|d))*"
-    r"|mmHg|mm Hg|cm|mm|beats|bpm|seconds?|minutes?|min|hours?|hrs?|h|days?|weeks?|months?|years?|tablets?|doses?)(?![\w])"
-)
-_UNITS = {
-    "percent": "%",
-    "per cent": "%",
-    "\u00b5g": "mcg",
-    "\u03bcg": "mcg",
-    "hr": "hour",
-    "h": "hour",
-    "min": "minute",
-    "mm hg": "mmhg",
-    "litre": "l",
-}
-
 # A question for a figure, and what a text needs to hold one. "How far" and "what risk" ask for words as often.
 _ASKS_FOR_A_FIGURE = re.compile(r"\b(how (long|many|much|often|soon|old|likely)|(at )?what age|life expectancy)\b", re.IGNORECASE)
 _FIGURE = re.compile(
@@ -47,8 +32,9 @@ _FIGURE = re.compile(
     re.IGNORECASE,
 )
 
-_WORD = re.compile(r"[a-z0-9]+")
 _STOPWORDS = frozenset(bm25s.stopwords.STOPWORDS_EN_PLUS)
+# Which of Snowball's stemmers a word gets is told by its first letter, where a script belongs to one language in the main.
+_STEMMERS = {"CYRILLIC": "russian", "GREEK": "greek", "DEVANAGARI": "hindi", "ARMENIAN": "armenian"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +52,16 @@ class NearCard:
 
 
 def _words(text: str) -> list[str]:
-    stemmer = Stemmer.Stemmer("english")  # one must not be shared by threads
-    return list(stemmer.stemWords([word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]))
+    """The words that tell one card from another: without stop words and signs, and cut to their stems."""
+    english = Stemmer.Stemmer("english")  # one must not be shared by threads
+    found = [word for word in words_of(text) if word not in _STOPWORDS and any(map(str.isalnum, word))]
+    plain = list(english.stemWords(found))
+    return plain if text.isascii() else [_stem(word, stem) for word, stem in zip(found, plain, strict=True)]
+
+
+def _stem(word: str, english: str) -> str:
+    language = None if word.isascii() else _STEMMERS.get(unicodedata.name(word[0], "").partition(" ")[0])
+    return str(Stemmer.Stemmer(language).stemWord(word)) if language else english
 
 
 def unsupported(answer: str, cards: list[NearCard]) -> list[str]:
@@ -77,18 +71,13 @@ def unsupported(answer: str, cards: list[NearCard]) -> list[str]:
         answer: The answer.
         cards: The cards nearest to the question.
     """
-    known = {quantity for card in cards for _, quantities in _quantities(f"{card.question} {card.answer}") for quantity in quantities}
-    return list(dict.fromkeys(text for text, quantities in _quantities(answer) if not quantities <= known))
+    known = {part for card in cards for _, parts in _measured(f"{card.question} {card.answer}") for part in parts}
+    return list(dict.fromkeys(text for text, parts in _measured(answer) if not parts <= known))
 
 
-def _quantities(text: str) -> list[tuple[str, set[tuple[float, str]]]]:
-    found = []
-    for match in _QUANTITY.finditer(text):
-        unit = re.sub(r"\s", " ", match[3].lower())
-        unit = unit.rstrip("s") if len(unit) > 2 else unit
-        values = [float(value.replace(",", "")) for value in match.groups()[:2] if value]
-        found.append((match[0], {(value, _UNITS.get(unit, unit)) for value in values}))
-    return found
+def _measured(text: str) -> list[tuple[str, set[tuple[object, str]]]]:
+    found = [quantity for quantity in quantities(text) if quantity.is_known]
+    return [(quantity.text, {(size, quantity.kind) for size in quantity.size}) for quantity in found]
 
 
 class Evidence:
@@ -101,10 +90,10 @@ class Evidence:
     def __init__(self, cards: list[dict[str, Any]]) -> None:
         self._cards = cards
         texts = [_words(" ".join([card["question"], *card.get("wordings", []), card["answer"]])) for card in cards]
-        self._sets = [frozenset(words) for words in texts]
+        self._sets = [frozenset(text) for text in texts]
         self._answers = [frozenset(_words(card["answer"])) for card in cards]
-        self._cards_with = Counter(word for words in self._sets for word in words)
-        self._index = bm25s.BM25() if cards else None
+        self._cards_with = Counter(word for text in self._sets for word in text)
+        self._index = bm25s.BM25() if any(texts) else None  # it cannot be built of no words
         if self._index is not None:
             self._index.index(texts, show_progress=False)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from finetune.data.families import Pairs, components, jaccard, similar_pairs, word_sets, words
+from app.notices.words import words
+from finetune.data.families import Pairs, components, jaccard, similar_pairs, word_sets
 from finetune.data.forms import OPENING
 from finetune.data.sources import Example, Message
 

@@ -5,13 +5,14 @@ products, over pairs of a text's rarest words and over min-hashes (Broder 1997, 
 then verified over all words, so that a reported similarity is exact.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 from scipy.sparse.csgraph import connected_components
+
+from app.notices.words import words
 
 # Texts as alike as this are one card in other words: a pair of them may not straddle a split.
 FAMILY = 0.45
@@ -26,13 +27,6 @@ SHARED_BY = 1000
 EXACT = 20_000_000
 # Products and comparisons made at once; they bound the memory to a few hundred MB.
 PRODUCTS, COMPARISONS = 4_000_000, 100_000
-
-_WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in order, in lower case."""
-    return _WORD.findall(text.lower())
 
 
 def jaccard(left: Iterable[str], right: Iterable[str]) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 
 from app.engine.model import LoadedModel
 from app.errors import UserError
+from app.notices.quantities import contradictions, quantities
+from app.notices.words import words
 from finetune.data.sources import read_json_rows
 from finetune.evaluation.gate import verdict
 from finetune.evaluation.metrics import compare, not_measured, rouge, token_f1
@@ -74,7 +76,7 @@ def _values(predictions: list[Prediction], items: list[Item], reference_nll: lis
         "token_f1": [token_f1(prediction.text, item.reference) for prediction, item in pairs],
         "reference_nll": reference_nll,
         "ended": [prediction.ended for prediction in predictions],
-        "words": [float(len(prediction.text.split())) for prediction in predictions],
+        "words": [float(len(words(prediction.text))) for prediction in predictions],
     }
 
 
@@ -112,13 +114,28 @@ def run_set(
         "control": found.control,
         "unseen": found.unseen,
         "verdict": verdict(list(measures.values())),
-        "reference_words": round(sum(len(item.reference.split()) for item in found.items) / len(found.items), 1),
+        "reference_words": round(sum(len(words(item.reference)) for item in found.items) / len(found.items), 1),
         "empty": {model: sum(not p.text.strip() for p in predictions[model]) for model in ("base", "tuned")},
         "rouge_l": {model: [round(score, 4) for score in values[model]["rouge_l"]] for model in ("base", "tuned")},
+        "contradictions": _contradicting(found.items, predictions),
     }
     if not found.control:
         entry |= _extremes(found.items, predictions, {model: values[model]["rouge_l"] for model in values})
     return entry, {f"answers:{found.key}/{key}": measure for key, measure in measures.items()}
+
+
+def _contradicting(items: list[Item], predictions: dict[str, list[Prediction]]) -> dict[str, Any]:
+    """Answers that contradict a quantity of their reference; no measure to be better in, since silence contradicts nothing."""
+    found = {m: [contradictions(p.text, item.reference) for p, item in zip(predictions[m], items, strict=True)] for m in predictions}
+    return {
+        "with_quantities": sum(bool(quantities(item.reference)) for item in items),
+        **{model: sum(map(bool, found[model])) for model in ("base", "tuned")},
+        "listed": [
+            {"id": item.id, "question": item.messages[-1]["content"], "reference": item.reference, "tuned": answer.text, "pairs": pairs}
+            for item, answer, pairs in zip(items, predictions["tuned"], found["tuned"], strict=True)
+            if pairs
+        ],
+    }
 
 
 def _extremes(items: list[Item], predictions: dict[str, list[Prediction]], rouge_l: dict[str, list[float]]) -> dict[str, Any]:

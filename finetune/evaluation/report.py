@@ -15,7 +15,7 @@ EXPLANATIONS = {
     "rouge_l": "longest run of words in common with the reference, in order; 1 is word for word",
     "rouge_1": "words in common with the reference",
     "rouge_2": "pairs of neighbouring words in common",
-    "token_f1": "words in common, without articles and punctuation",
+    "token_f1": "words in common, without articles",
     "embedding_cosine": "nearness in meaning, by a sentence embedding model",
     "bert_score": "nearness in meaning, word by word, by a language model",
     "reference_nll": "how unlikely the model finds the reference answer; lower is better; perplexity in brackets",
@@ -31,6 +31,9 @@ EFFECTS = {"better": "better", "worse": "worse", "unclear": "no clear change", N
 def shareable(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The evaluation without questions, references and answers, for data whose licence does not let them be handed on."""
     sets = [{key: value for key, value in entry.items() if key not in ("best", "worst")} for entry in evaluation["sets"]]
+    for entry in sets:
+        if "contradictions" in entry:
+            entry["contradictions"] = entry["contradictions"] | {"listed": []}
     return evaluation | {"sets": sets}
 
 

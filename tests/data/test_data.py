@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from app.errors import ConfigError, DataError, StorageError
+from app.notices.words import words
 from finetune.data import clean as cleaning
 from finetune.data.clean import clean, cut_repetition
 from finetune.data.data_page import render
-from finetune.data.families import FAMILY, components, jaccard, similar_pairs, word_sets, words
+from finetune.data.families import FAMILY, components, jaccard, similar_pairs, word_sets
 from finetune.data.prepare import Prepared, Settings, prepare, write
 from finetune.data.sources import Example, Origin, Source, check_may_travel, load_source
 from finetune.data.split import audit, draw, split

@@ -15,10 +15,12 @@ HOSTILE = '<script>alert("x")</script> ![](http://example.org/x)'
 def evaluation() -> dict[str, Any]:
     example = {"id": "1", "before": ["earlier"], "question": HOSTILE, "reference": "r", "base": HOSTILE, "tuned": ""}
     example |= {"base_rouge_l": 0.1, "tuned_rouge_l": 0.9}
+    listed = {"id": "1", "question": HOSTILE, "reference": "Give 5 g.", "tuned": "Give 5 µg.", "pairs": [("5 µg", "5 g")]}
     entry = {
         "key": "held_out", "title": "held-out wording", "note": "A note.", "n": 3, "left_out": 1, "control": False, "unseen": False,
         "verdict": "better on 1 of 2 measures, worse on 1, n = 3", "reference_words": 9.5, "empty": {"base": 0, "tuned": 1},
         "rouge_l": {"base": [0.0, 0.05, 0.1], "tuned": [0.9, 1.0, 0.55]}, "best": [example], "worst": [example],
+        "contradictions": {"with_quantities": 2, "base": 0, "tuned": 1, "listed": [listed]},
     }  # fmt: skip
     measures = {
         "answers:held_out/rouge_l": compare("ROUGE-L", [0.0, 0.05, 0.1], [0.9, 1.0, 0.55], higher_is_better=True, unit="score"),
@@ -62,6 +64,15 @@ def test_figures_read_as_people_write_them() -> None:
 
 def test_at_a_glance_every_part_has_a_line(evaluation: dict[str, Any]) -> None:
     assert [name for name, _ in glance(evaluation)] == ["held-out wording", "forgetting"]
+
+
+def test_answers_that_contradict_the_reference_are_listed(evaluation: dict[str, Any]) -> None:
+    page = render(evaluation)
+    assert "Of 2 references with a number, 0 are contradicted by the base" in page
+    assert "<td>5 µg<br></td><td>5 g<br></td>" in page
+    assert "5 µg" not in render(shareable(evaluation)) and evaluation["sets"][0]["contradictions"]["listed"]
+    del evaluation["sets"][0]["contradictions"]
+    assert "contradicted" not in render(evaluation), "a report of an earlier version is still shown"
 
 
 def test_texts_that_may_not_be_handed_on_are_left_out(evaluation: dict[str, Any]) -> None:

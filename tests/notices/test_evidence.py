@@ -101,6 +101,39 @@ def test_without_cards_nothing_is_near() -> None:
     assert empty.is_far("What are the symptoms of diabetes?")
 
 
+RUSSIAN = [
+    {"id": "a", "question": "Что такое гипертония?", "answer": "Стойкое повышение артериального давления."},
+    {"id": "b", "question": "Что такое астма?", "answer": "Сужение бронхов со свистящим дыханием."},
+    {"id": "c", "question": "Чем лечат ангину?", "answer": "Антибиотиком, если её вызвал стрептококк."},
+]
+CHINESE = [
+    {"id": "a", "question": "什么是高血压？", "answer": "动脉血压持续升高。"},
+    {"id": "b", "question": "什么是哮喘？", "answer": "支气管变窄并发出喘鸣。"},
+    {"id": "c", "question": "骨折怎么处理？", "answer": "固定并止痛。"},
+]
+
+
+@pytest.mark.parametrize(
+    ("cards", "question", "card"),
+    [(RUSSIAN, "лечение ангины", "c"), (RUSSIAN, "гипертонию", "a"), (CHINESE, "高血压是什么", "a"), (CHINESE, "骨折", "c")],
+)
+def test_cards_in_other_scripts_are_found(cards: list[dict], question: str, card: str) -> None:
+    index = Evidence(cards)
+    assert index.nearest(question)[0].id == card
+    assert index.is_far("How do I bake sourdough bread?") and index.nearest("How do I bake sourdough bread?") == []
+
+
+@pytest.mark.parametrize("question", ["ما هي أعراض مرض الكبد المزمن؟", "Чем лечат хроническую мигрень?", "慢性肝病有哪些常见症状？"])
+def test_a_later_question_in_another_script_is_judged(evidence: Evidence, question: str) -> None:
+    assert evidence.is_far(question, follow_up=True)
+
+
+def test_cards_without_words_do_no_harm() -> None:
+    index = Evidence([{"id": "a", "question": "?!", "answer": "🙂"}, {"id": "b", "question": "the", "answer": "of"}])
+    assert index.is_far("What is gout?") and index.nearest("What is gout?") == []
+    assert index.recited("What is gout?", "Crystals in joints.") is None
+
+
 def test_one_card_is_enough() -> None:
     assert Evidence(CARDS[:1]).nearest("septic shock")[0].id == "a"
 
