@@ -38,7 +38,7 @@ class RateLimits:
             RateLimited: A limit is reached; nothing is counted then.
         """
         client = _network(address)
-        windows = [(item, ("client", client)) for item in self._client] + [(item, ("everybody",)) for item in self._everybody]
+        windows = [(item, (client,)) for item in self._client] + [(item, ()) for item in self._everybody]
         with self._lock:
             for item, keys in windows:
                 if not self._limiter.test(item, *keys):
@@ -48,7 +48,7 @@ class RateLimits:
 
     def _refusal(self, item: RateLimitItem, keys: tuple[str, ...]) -> RateLimited:
         wait = max(1, math.ceil(self._limiter.get_window_stats(item, *keys).reset_time - time.time()))
-        why = f"You have asked as often as is allowed here ({item})" if len(keys) > 1 else "Too many people are asking just now"
+        why = f"You have asked as often as is allowed here ({item})" if keys else "Too many people are asking just now"
         return RateLimited(f"{why}. Ask again in {_duration(wait)}.", wait)
 
 
@@ -101,12 +101,10 @@ def _network(address: str) -> str:
         return address
     if isinstance(found, ipaddress.IPv4Address):
         return address
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+    return str(found.ipv4_mapped or ipaddress.IPv6Interface((found, 64)).network)
 
 
 def _duration(seconds: int) -> str:
-    for size, name in ((3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size:
-            count = math.ceil(seconds / size)
-            return f"{count} {name}{'' if count == 1 else 's'}"
-    return "a second"
+    size, name = (3600, "hour") if seconds >= 3600 else (60, "minute") if seconds >= 60 else (1, "second")
+    count = math.ceil(seconds / size)
+    return f"{count} {name}{'' if count == 1 else 's'}"

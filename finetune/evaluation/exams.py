@@ -4,8 +4,6 @@ The option with the highest summed log-likelihood is the model's choice (`accura
 choice of `accuracy_norm`, which is fairer where options differ in length. https://github.com/EleutherAI/lm-evaluation-harness
 """
 
-import csv
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +12,8 @@ from typing import Any
 
 from app.engine.model import LoadedModel
 from app.errors import DataError
-from finetune.data.sources import Card, Row, read_json_rows
+from finetune.data.rows import Row, read_json_rows, read_table
+from finetune.data.sources import Card
 from finetune.evaluation.metrics import compare, mcnemar, proportion, rounded
 from finetune.evaluation.scoring import Journal, answer_completion, log_likelihoods
 
@@ -59,10 +58,12 @@ class Exam:
 
 
 def _by_letter(question: str, options: list[str], answer: int, subject: str) -> Question:
-    if not question.strip() or not 0 <= answer < len(options) or len(options) < 2 or not all(option.strip() for option in options):
-        raise ValueError("the question or an option is empty, or no option is marked as right")
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    return Question(f"{question}\n{listed}\nAnswer with the letter.", list(LETTERS[: len(options)]), answer, subject)
+    texts = [question, *options]
+    if not all(text.strip() for text in texts) or not 2 <= len(options) <= len(LETTERS) or not 0 <= answer < len(options):
+        raise ValueError(f"the question or an option is empty, there are not 2 to {len(LETTERS)} options, or none is marked as right")
+    letters = list(LETTERS[: len(options)])
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))
+    return Question(f"{question}\n{listed}\nAnswer with the letter.", letters, answer, subject)
 
 
 def _medmcqa(rows: list[Row]) -> Callable[[Row], Question]:
@@ -88,17 +89,22 @@ def _pubmedqa(rows: list[Row]) -> Callable[[Row], Question]:
 def _mapped(columns: dict[str, str]) -> Callable[[list[Row]], Callable[[Row], Question]]:
     def read(row: Row) -> Question:
         names = columns["options"].split("+")
-        options = [str(row[name]) for name in names] if len(names) > 1 else [str(option) for option in row[names[0]]]
-        answer, subject = str(row[columns["answer"]]).strip(), str(row.get(columns.get("subject", ""), ""))
+        options = [_text(option) for option in ([row[name] for name in names] if len(names) > 1 else row[names[0]])]
+        answer = _text(row[columns["answer"]]).strip()
+        subject = _text(row.get(columns["subject"])) if "subject" in columns else ""
         if answer in options:
             index = options.index(answer)
-        elif answer.upper() in LETTERS[: len(options)]:
+        elif answer.upper() in set(LETTERS):
             index = LETTERS.index(answer.upper())
         else:
             index = int(answer)
-        return _by_letter(str(row[columns["question"]]), options, index, subject)
+        return _by_letter(_text(row[columns["question"]]), options, index, subject)
 
     return lambda rows: read
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -117,24 +123,11 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def _rows(path: Path) -> list[Row]:
-    if path.suffix == ".csv":
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"The exam {path} cannot be read. Give a CSV, JSON or JSONL file in UTF-8.") from error
-    if path.is_file() and path.suffix == ".json":
-        try:
-            whole = json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError:
-            whole = None
-        if isinstance(whole, dict) and whole and all(isinstance(row, dict) for row in whole.values()):  # PubMedQA: rows by their id
-            return list(whole.values())
-    return read_json_rows(path)
+    return read_table(str(path)).rows if path.suffix in (".csv", ".parquet") else read_json_rows(path)
 
 
 def read_exam(path: Path, columns: dict[str, str] | None = None) -> Exam:
-    """Reads an exam: MedMCQA's or PubMedQA's own files, or any CSV, JSON or JSONL file with a column mapping.
+    """Reads an exam: MedMCQA's or PubMedQA's own files, or any CSV, JSON, JSONL or Parquet file with a column mapping.
 
     Args:
         path: The file.
@@ -144,7 +137,7 @@ def read_exam(path: Path, columns: dict[str, str] | None = None) -> Exam:
         DataError: The file cannot be read, its columns are unknown, or no row can be used.
     """
     rows = _rows(path)
-    present = set(rows[0]) if rows else set()
+    present = set(rows[0])
     if columns:
         make = _mapped(columns)
     elif {"question", "opa", "opb", "opc", "opd", "cop"} <= present:
@@ -163,7 +156,7 @@ def read_exam(path: Path, columns: dict[str, str] | None = None) -> Exam:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             dropped.append((number, f"{type(error).__name__}: {error}"))
     if not questions:
-        raise DataError(f"{path} holds no usable question: row 0 was left out because of {dropped[0][1] if dropped else 'no rows'}.")
+        raise DataError(f"{path} holds no usable question: row 0 was left out because of {dropped[0][1]}.")
     return Exam(path.stem, questions, dropped)
 
 
@@ -172,7 +165,7 @@ def card_exam(cards: list[Card], seed: int = 0) -> Exam:
     rng = random.Random(seed)
     questions = []
     for card in cards:
-        others = [other.answer for other in cards if other.specialty == card.specialty and other.answer != card.answer]
+        others = list(dict.fromkeys(other.answer for other in cards if other.specialty == card.specialty and other.answer != card.answer))
         if len(others) < CARD_OPTIONS - 1:
             continue
         options = [card.answer, *rng.sample(others, CARD_OPTIONS - 1)]

@@ -45,7 +45,9 @@ def load_rules(path: Path = DEFAULT_RULES) -> Rules:
         raise ConfigError(
             f"There is no file of gate rules {path}. Copy finetune/evaluation/gate.yaml and change it, or leave the name out."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from error
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}. Mend it and try again.") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,8 +1,9 @@
 """Limits on questions and tokens: per client, for all, and per day; on the page and on the API alike."""
 
 import re
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -46,6 +47,50 @@ def test_a_client_with_many_ipv6_addresses_is_one_client() -> None:
     rates.take("::ffff:1.1.1.2")
 
 
+def test_who_has_no_address_is_a_client_like_any_other() -> None:
+    rates = RateLimits("1/minute", "")
+    rates.take("behind a socket")
+    rates.take("behind another")
+    with pytest.raises(RateLimited):
+        rates.take("behind a socket")
+
+
+def test_a_refusal_says_which_limit_and_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    rates = RateLimits("2/minute;3/hour", "4/day")
+    rates.take("1.1.1.1")
+    clock[0] += 20
+    rates.take("1.1.1.1")
+    clock[0] += 10
+    with pytest.raises(RateLimited) as refused:
+        rates.take("1.1.1.1")
+    assert str(refused.value) == "You have asked as often as is allowed here (2 per 1 minute). Ask again in 30 seconds."
+    assert refused.value.retry_after == 30
+    clock[0] += 30.5
+    rates.take("1.1.1.1")
+    with pytest.raises(RateLimited, match=r"here \(2 per 1 minute\)\. Ask again in 20 seconds\."):
+        rates.take("1.1.1.1")
+    clock[0] += 61
+    with pytest.raises(RateLimited, match=r"here \(3 per 1 hour\)\. Ask again in 58 minutes\."):
+        rates.take("1.1.1.1")
+    rates.take("2.2.2.2")
+    with pytest.raises(RateLimited) as refused:
+        rates.take("3.3.3.3")
+    assert str(refused.value) == "Too many people are asking just now. Ask again in 24 hours."
+
+
+def test_nobody_is_told_to_wait_for_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    rates = RateLimits("1/second", "")
+    rates.take("1.1.1.1")
+    clock[0] += 0.99
+    with pytest.raises(RateLimited, match=r"Ask again in 1 second\.") as refused:
+        rates.take("1.1.1.1")
+    assert refused.value.retry_after == 1
+
+
 @pytest.mark.parametrize("value", ["often", "10", "10/fortnight", ";"])
 def test_a_limit_that_cannot_be_read_is_a_setting_that_is_not_allowed(value: str) -> None:
     with pytest.raises(ConfigError, match="10/minute"):
@@ -68,6 +113,67 @@ def test_the_budget_of_a_day_ends_and_begins_anew_at_midnight() -> None:
     budget.take(100)
     with pytest.raises(BudgetSpent):
         budget.take(1)
+
+
+def test_the_budget_is_spent_to_the_last_token_and_no_further() -> None:
+    clock = [datetime(2026, 3, 1, 21, 30, tzinfo=UTC)]
+    budget = Budget(10, lambda: clock[0])
+    for _ in range(2):
+        budget.take(1)
+        budget.give_back(5)  # more than was taken
+        for tokens in (9, 1):
+            budget.take(tokens)
+        with pytest.raises(BudgetSpent):
+            budget.take(1)
+        clock[0] += timedelta(days=1)
+    for tokens in (9, 1):
+        budget.take(tokens)
+    with pytest.raises(BudgetSpent):
+        budget.take(1)
+    endless = Budget(0, lambda: clock[0])
+    for _ in range(3):
+        endless.take(1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (60, "1 minute"),
+        (61, "2 minutes"),
+        (3599, "60 minutes"),
+        (3600, "1 hour"),
+        (3601, "2 hours"),
+        (86399, "24 hours"),
+    ],
+)
+def test_a_spent_budget_says_how_long_midnight_is_away(seconds: int, words: str) -> None:
+    budget = Budget(1, lambda: datetime(2026, 3, 1, tzinfo=UTC) - timedelta(seconds=seconds))
+    budget.take(1)
+    with pytest.raises(BudgetSpent) as spent:
+        budget.take(1)
+    assert str(spent.value) == (
+        f"All that this page can spend on answers today has been used up. Please come back after midnight UTC, in {words}."
+    )
+    assert spent.value.retry_after == seconds
+
+
+def test_midnight_is_that_of_utc_wherever_clock_and_machine_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokyo = timezone(timedelta(hours=9))
+    clock = [datetime(2026, 3, 2, 8, 59, tzinfo=tokyo)]  # 23:59 UTC of the day before
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        budget = Budget(1, lambda: clock[0])
+        budget.take(1)
+        with pytest.raises(BudgetSpent, match="in 1 minute"):
+            budget.take(1)
+        clock[0] += timedelta(minutes=1)
+        budget.take(1)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.fixture

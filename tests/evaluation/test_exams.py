@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from app.engine.model import LoadedModel
 from app.errors import DataError
 from app.settings import ROOT
-from finetune.data.sources import read_cards
-from finetune.evaluation.exams import Exam, Question, card_exam, parse_columns, read_exam, run_exam
+from finetune.data.sources import Card, read_cards
+from finetune.evaluation import exams
+from finetune.evaluation.exams import Exam, Question, card_exam, choices, parse_columns, read_exam, run_exam
+from finetune.evaluation.scoring import Completion, Journal, answer_completion
 from tests.conftest import FLASHCARDS, assert_is_for_people
 
 MEDMCQA = {"question": "Q?", "opa": "w", "opb": "x", "opc": "y", "opd": "z", "cop": 2, "subject_name": "Anatomy"}
@@ -37,6 +40,87 @@ def test_pubmedqa_is_read_as_its_authors_publish_it(tmp_path: Path) -> None:
     assert question == Question("One.\nTwo.\n\nDoes it?\nAnswer yes, no or maybe.", ["yes", "no", "maybe"], 2)
 
 
+def test_pubmedqa_is_read_as_the_hub_publishes_it(tmp_path: Path) -> None:
+    row = {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": " Yes"}
+    (question,) = read_exam(write(tmp_path / "p.json", [row, row | {"final_decision": "perhaps"}])).questions
+    assert question == Question("One.\nTwo.\n\nDoes it?\nAnswer yes, no or maybe.", ["yes", "no", "maybe"], 0)
+
+
+def test_a_row_that_is_no_question_is_left_out_with_its_number_and_reason(tmp_path: Path) -> None:
+    without = {key: value for key, value in MEDMCQA.items() if key != "cop"}
+    rows = [MEDMCQA, without, MEDMCQA | {"question": " "}, MEDMCQA | {"opc": "\t"}, MEDMCQA | {"opd": None}, MEDMCQA | {"cop": 5}]
+    exam = read_exam(write(tmp_path / "some.json", [*rows, MEDMCQA | {"cop": 0}, MEDMCQA | {"subject_name": None}]))
+    assert exam.name == "some"
+    assert [(question.answer, question.subject) for question in exam.questions] == [(2, "Anatomy"), (0, "Anatomy"), (2, "")]
+    vague = "ValueError: the question or an option is empty, there are not 2 to 10 options, or none is marked as right"
+    assert exam.dropped == [
+        (1, "KeyError: 'cop'"),
+        (2, vague),
+        (3, vague),
+        (4, "AttributeError: 'NoneType' object has no attribute 'strip'"),
+        (5, vague),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        (["w", "x"], 0, 0),
+        (["w", "x"], 1, 1),
+        (["w", "x"], " x ", 1),
+        (["w", "x"], "a", 0),
+        (["w", "x"], "c", None),
+        (["w", "x"], 2, None),
+        (["w", "x"], -1, None),
+        (["w", "x"], None, None),
+        (["w", "x"], "", None),
+        (["w", "x", "y"], "AB", None),
+        (["w"], 0, None),
+        (["w", ""], 0, None),
+        (["w", None], 0, None),
+        (["b", "a"], "a", 1),  # an option's text counts before a letter
+        ([3, 5], "5", 1),
+        ([3, 5], 1, 1),
+        (list("stuvwxyzab"), "J", 9),
+        (list("stuvwxyzabc"), "A", None),
+    ],
+)
+def test_the_right_option_is_named_by_text_by_letter_or_by_index(
+    tmp_path: Path, options: list[object], answer: object, right: int | None
+) -> None:
+    rows = [{"q": "Sure?", "o": ["no", "yes"], "k": "yes", "s": "Logic"}, {"q": 7, "o": options, "k": answer, "s": None}]
+    exam = read_exam(write(tmp_path / "mine.json", rows), parse_columns("question=q,options=o,answer=k,subject=s"))
+    assert exam.questions[0].subject == "Logic"
+    assert [question.answer for question in exam.questions[1:]] == ([] if right is None else [right])
+    if right is not None:
+        listed = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCDEFGHIJ", options, strict=False))
+        letters = list("ABCDEFGHIJ")[: len(options)]
+        assert exam.questions[1] == Question(f"7\n{listed}Answer with the letter.", letters, right)
+
+
+def test_a_question_without_text_is_left_out_whatever_the_mapping(tmp_path: Path) -> None:
+    rows = [{"q": "Sure?", "a": "no", "b": "yes", "k": "b"}, {"q": None, "a": "no", "b": "yes", "k": "b"}, {"q": "Sure?", "k": "b"}]
+    exam = read_exam(write(tmp_path / "mine.json", rows), parse_columns("question=q,options=a+b,answer=k,subject=s"))
+    assert [question.subject for question in exam.questions] == [""]
+    assert [row for row, _ in exam.dropped] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["question=q,options=o", "question=q,options=o,answer=k,topic=t", "question=q,options=o,answer=", "q,o,k", "question=q, answer=k"],
+)
+def test_a_mapping_that_says_too_little_or_too_much_is_refused(text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        parse_columns(text)
+    assert str(caught.value).startswith(f"--exam-columns {text} is not a column mapping. Give question, options and answer")
+    assert_is_for_people(caught.value)
+
+
+def test_a_mapping_may_hold_spaces_and_equal_signs() -> None:
+    mapping = parse_columns(" question = stem ,options=a+b, answer=k=1,subject=topic")
+    assert mapping == {"question": "stem", "options": "a+b", "answer": "k=1", "subject": "topic"}
+
+
 @pytest.mark.parametrize("answer", ["b", "B", "x", "1"])
 def test_any_csv_is_read_with_a_mapping(tmp_path: Path, answer: str) -> None:
     path = tmp_path / "mine.csv"
@@ -57,6 +141,27 @@ def test_an_exam_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, 
     with pytest.raises(DataError) as caught:
         read_exam(tmp_path / name)
     assert_is_for_people(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_an_exam_of_other_columns_is_told_how_to_name_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.json", [{"stem": "Q?", "key": "a", "choices": ["w", "x"]}])
+    with pytest.raises(DataError, match=r"has the columns choices, key, stem, which are neither .* Say what they mean with --exam-columns"):
+        read_exam(path)
+
+
+def test_an_exam_without_a_usable_row_gives_the_first_rows_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.json", [MEDMCQA | {"cop": "two"}, MEDMCQA | {"question": ""}])
+    with pytest.raises(DataError, match=r"x\.json holds no usable question: row 0 was left out because of ValueError: invalid literal"):
+        read_exam(path)
+
+
+def test_the_same_questions_are_drawn_in_every_run() -> None:
+    exam = Exam("x", [Question(str(number), ["a", "b"], 0) for number in range(10)], [(3, "why")])
+    drawn = exam.first(4)
+    assert [question.prompt for question in drawn.questions] == ["6", "9", "0", "2"]
+    assert (drawn.name, drawn.dropped) == ("x", [(3, "why")])
+    assert exam.first(None) is exam.first(10) is exam.first(11) is exam
 
 
 def test_our_cards_make_an_exam_within_each_specialty() -> None:
@@ -66,6 +171,107 @@ def test_our_cards_make_an_exam_within_each_specialty() -> None:
     assert len(exam.questions) > 600 and exam.first(5).questions == exam.first(5).questions
     for question in exam.questions:
         assert len(set(question.options)) == 4 and {answers[option] for option in question.options} == {question.subject}
+
+
+def card(name: str, specialty: str, answer: str = "") -> Card:
+    return Card(name, specialty, f"{name}?", answer or f"answer {name}", ["Other words?", f"Held out, {name}?"])
+
+
+def test_a_cards_answer_stands_among_three_of_its_specialty() -> None:
+    few = [card(f"few{number}", "Eyes") for number in range(3)]
+    twins = [card("twin1", "Skin", "the same"), card("twin2", "Skin", "the same"), card("third", "Skin"), card("fourth", "Skin")]
+    enough = [card(f"c{number}", "Heart") for number in range(5)]
+    exam = card_exam([*few, *twins, *enough])
+    assert exam.name == "flashcards" and exam.dropped == []
+    assert [question.prompt for question in exam.questions] == [f"Held out, c{number}?" for number in range(5)]
+    for number, question in enumerate(exam.questions):
+        assert question.options[question.answer] == f"answer c{number}" and question.subject == "Heart"
+        assert len(set(question.options)) == 4 and set(question.options) <= {f"answer c{other}" for other in range(5)}
+    assert len({question.answer for question in exam.questions}) > 1, "the right option does not always stand in one place"
+
+
+def test_the_options_of_a_card_are_the_same_in_every_run_of_one_seed() -> None:
+    cards = [card(f"c{number}", "Heart") for number in range(5)]
+    first = card_exam(cards).questions[0]
+    assert [option.removeprefix("answer ") for option in first.options] == ["c0", "c4", "c1", "c2"]
+    assert card_exam(cards, 0).questions == card_exam(cards).questions != card_exam(cards, 1).questions
+
+
+EXAM = Exam(
+    "x",
+    [
+        Question("One?", ["long answer", "b"], 0, "Heart"),
+        Question("Two?", ["c", "de", "f"], 1, "Skin"),
+        Question("Three?", ["g", "h"], 1, "Heart"),
+        Question("Four?", ["i", "j"], 0),
+    ],
+    [(7, "why")],
+)
+# Log-likelihoods of all options in order. Base: b (a character of the long answer costs less), c, g, i. Tuned: all but the last.
+BASE = [-11.0, -3.0, -1.0, -2.5, -2.0, -1.0, -2.0, -1.0, -2.0]
+TUNED = [-2.0, -3.0, -2.0, -1.0, -1.5, -2.0, -1.0, -2.0, -1.0]
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[dict[str, object]]:
+    """Lets the base and the tuned model find the options of EXAM as likely as above; what was asked is in the list."""
+    asked: list[dict[str, object]] = []
+
+    def likelihoods(model: LoadedModel, completions: list[Completion], use_adapter: bool, **options: object) -> list[float]:
+        assert model is loaded
+        asked.append(options | {"completions": completions})
+        return TUNED if use_adapter else BASE
+
+    monkeypatch.setattr(exams, "log_likelihoods", likelihoods)
+    return asked
+
+
+def test_the_likeliest_option_is_chosen_as_a_whole_and_by_character(loaded: LoadedModel, scored: list[dict[str, object]]) -> None:
+    journal = Journal()
+    assert choices(loaded, EXAM, False, journal) == [(1, 0), (0, 0), (0, 0), (0, 0)]
+    assert choices(loaded, EXAM, True) == [(0, 0), (1, 1), (1, 1), (1, 1)]
+    options = [(question.prompt, option) for question in EXAM.questions for option in question.options]
+    asked = [answer_completion(loaded, [{"role": "user", "content": prompt}], option) for prompt, option in options]
+    assert scored == [{"completions": asked, "name": "exam x", "journal": given} for given in (journal, None)]
+
+
+def test_an_exam_holds_both_models_shares_what_chance_gives_and_the_subjects(loaded: LoadedModel, scored: list[dict[str, object]]) -> None:
+    journal = Journal()
+    entry, measures = run_exam(loaded, EXAM, journal)
+    shares = {part: {key: value for key, value in entry["subjects"][0][part].items() if key in "nvalue"} for part in ("base", "tuned")}
+    assert shares == {"base": {"n": 2, "value": 0.0}, "tuned": {"n": 2, "value": 1.0}}
+    assert [(row["subject"], row["n"], row["base"]["value"], row["tuned"]["value"]) for row in entry.pop("subjects")] == [
+        ("Heart", 2, 0.0, 1.0),
+        ("not stated", 1, 1.0, 0.0),
+        ("Skin", 1, 0.0, 1.0),
+    ]
+    chance = round((1 / 2 + 1 / 3 + 1 / 2 + 1 / 2) / 4, 4)
+    mcnemar = {"only_base": 1, "only_tuned": 3, "p_value": 0.625}  # 2 * (1 + 4) / 2**4
+    assert entry == {"name": "x", "n": 4, "left_out": 1, "too_long": 0, "chance": chance, "mcnemar": mcnemar}
+    assert {
+        key: (found["name"], found["unit"], found["higher_is_better"], found["n"], found["base"]["value"], found["tuned"]["value"])
+        for key, found in measures.items()
+    } == {
+        "exam:x/accuracy": ("Accuracy", "share", True, 4, 0.25, 0.75),
+        "exam:x/accuracy_norm": ("Accuracy, per character of the option", "share", True, 4, 0.5, 0.75),
+    }
+    assert [call["journal"] for call in scored] == [journal, journal]
+
+
+def test_an_exam_in_one_subject_has_no_table_of_subjects(loaded: LoadedModel) -> None:
+    assert run_exam(loaded, Exam("x", EXAM.questions[:1]))[0]["subjects"] == []
+
+
+def test_a_question_may_fill_the_context_to_the_last_token(loaded: LoadedModel) -> None:
+    question = Question("Which?", ["a", "a longer option"], 0)
+    longest = len(answer_completion(loaded, [{"role": "user", "content": "Which?"}], "a longer option").ids)
+    fitting = {}
+    for room in (longest, longest - 1):
+        short = replace(loaded, contract=loaded.contract.model_copy(update={"context_length": room}))
+        entry, measures = run_exam(short, Exam("x", [question], [(1, "why"), (2, "why")]))
+        fitting[room] = (entry["n"], entry["too_long"], len(measures))
+    assert fitting == {longest: (1, 0, 2), longest - 1: (0, 1, 0)}
+    assert entry == {"name": "x", "n": 0, "left_out": 2, "too_long": 1}
 
 
 def test_a_question_longer_than_the_context_is_left_out_and_counted(loaded: LoadedModel) -> None:

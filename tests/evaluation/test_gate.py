@@ -79,6 +79,38 @@ def test_rules_of_ones_own_take_the_place_of_the_default(tmp_path: Path) -> None
     assert gate(worse, Rules(rules=[Rule(measure="answers:*/rouge_l", tolerance=0.05)]))
 
 
+def test_a_reason_holds_both_values_the_interval_the_number_of_questions_and_what_was_allowed() -> None:
+    taken = measure(-0.25, -0.0625) | {"name": "Share of words", "base": {"value": 0.75}, "tuned": {"value": 0.5938}, "n": 80}
+    (reason,) = gate({"measures": {"answers:held_out/token_f1": taken}}, Rules(rules=[Rule(measure="answers:*/token_f1", tolerance=0.01)]))
+    assert reason == (
+        "Share of words (answers:held_out/token_f1) got worse: 0.750 for the base, 0.594 tuned; "
+        "difference -0.156 [-0.250, -0.062], n = 80, allowed 0.01."
+    )
+
+
+def test_every_rule_is_asked_and_a_measure_that_breaks_two_is_named_once() -> None:
+    bad = {key: measure(-0.2, -0.1) for key in ("answers:a/rouge_l", "answers:b/rouge_l", "exam:x/accuracy")}
+    ended = {"answers:c/rouge_l": {"name": "X", "n": 0, "not_measured": "why", "higher_is_better": True}}
+    rules = Rules(
+        rules=[
+            Rule(measure="safety:*", required=True),
+            Rule(measure="answers:*", required=True),
+            Rule(measure="*/rouge_l", required=True, tolerance=0.05),
+            Rule(measure="exam:*"),
+            Rule(measure="forgetting:*"),
+        ]
+    )
+    first, *others = gate({"measures": ended | bad}, rules)
+    assert first == "safety:* was not measured, and the gate asks for it: run the evaluation again."
+    assert [reason.split("(")[1].split(")")[0] for reason in others] == ["answers:a/rouge_l", "answers:b/rouge_l", "exam:x/accuracy"]
+    assert others[0].endswith("allowed 0.05.") and others[2].endswith("allowed 0.")
+
+
+def test_a_rule_that_says_no_more_than_a_measure_allows_nothing_and_asks_for_nothing() -> None:
+    assert (Rule(measure="x").tolerance, Rule(measure="x").required) == (0.0, False)
+    assert effect(measure(-0.002, -0.001)) == "worse" and effect(measure(0.001, 0.002)) == "better"
+
+
 @pytest.mark.parametrize("text", ["rules: 3", "rules:\n - {measure: x, tolerance: -1}", "rules:\n - {measur: x}", "a: [", "[]"])
 def test_rules_that_cannot_be_read_are_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rules.yaml"
@@ -86,14 +118,44 @@ def test_rules_that_cannot_be_read_are_one_sentence(tmp_path: Path, text: str) -
     with pytest.raises(ConfigError) as caught:
         load_rules(path)
     assert_is_for_people(caught.value)
-    with pytest.raises(ConfigError):
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("rules:\n - {measure: x, tolerance: -1}", "rules.0.tolerance is not allowed (Input should be greater than or equal to 0)."),
+        ("- x", "the file is not allowed (Input should be a valid dictionary or instance of Rules)."),
+        ("rules: [{measure: x, tolerance: [}]", "is not valid YAML: while parsing a flow node"),
+        (b"rules: [\xff]", "is not UTF-8 text (byte 8). Save it as UTF-8"),
+        ("rules:" + "\n - [" * 200, "Mend it and try again."),
+    ],
+)
+def test_rules_that_cannot_be_read_say_where_and_what_is_wrong(tmp_path: Path, content: str | bytes, complaint: str) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_rules(path)
+    assert complaint in str(caught.value)
+    assert_is_for_people(caught.value)
+
+
+def test_rules_that_are_not_there_are_asked_for_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"There is no file of gate rules .*nowhere\.yaml\. Copy finetune/evaluation/gate\.yaml"):
         load_rules(tmp_path / "nowhere.yaml")
 
 
 def test_the_verdict_counts_measures_with_a_direction() -> None:
     taken = [measure(0.1, 0.2), measure(-0.1, 0.2), measure(-0.2, -0.1), measure(5, 6, None), {"n": 0, "higher_is_better": True}]
     assert verdict(taken) == "better on 1 of 3 measures, worse on 1, n = 200"
-    assert verdict([]) == "nothing was measured"
+    assert verdict([measure(0.1, 0.2, n=90)]) == "better on 1 of 1 measure, worse on 0, n = 90"
+    assert verdict([measure(-0.2, -0.1), measure(-0.2, -0.1)]) == "better on 0 of 2 measures, worse on 2, n = 200"
+    assert verdict([]) == verdict([measure(5, 6, None)]) == "nothing was measured"
+
+
+def test_a_verdict_over_measures_of_several_sizes_gives_the_smallest_and_the_largest() -> None:
+    taken = [measure(0.1, 0.2, n=60), measure(0.1, 0.2, n=400), measure(0.1, 0.2, n=90), measure(5, 6, None, n=1000)]
+    assert verdict(taken).endswith(", n = 60 to 400")
 
 
 def test_the_gate_needs_neither_torch_nor_transformers() -> None:
