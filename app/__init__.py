@@ -4,14 +4,15 @@ Importing the package costs nothing: the attribute `app` is built when it is fir
 """
 
 import importlib
-import logging
 import os
 from contextlib import suppress
 from typing import Any
 
+from app import quiet
+
 
 def prepare_environment() -> None:
-    """Keeps libraries from sending statistics or warning about forks; they read these variables when they are imported."""
+    """Keeps libraries from sending statistics and from saying what is of no use; they read these variables when they are imported."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,8 +20,7 @@ def prepare_environment() -> None:
         # The platform's package replaces parts of PyTorch and wants to be there before anything uses them.
         with suppress(ImportError):
             importlib.import_module("spaces")
-    # It says at import that it lacks a kernel for 4-bit weights on a CPU, where we never use them.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet.prepare()
 
 
 def __getattr__(name: str) -> Any:

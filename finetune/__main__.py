@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 
-from app import prepare_environment
+from app import prepare_environment, quiet
 from finetune.data import commands as data
 from finetune.evaluation import commands as evaluation
 from finetune.publishing import commands as publishing
@@ -21,8 +21,8 @@ def main() -> None:
     prepare_environment()
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
+    handler.addFilter(quiet.ours_or_warnings)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     from app.errors import UserError
 
     try:

@@ -18,7 +18,7 @@ ROOMS = {
     "app": ["adapter", "notices", "engine", "space", "conversation", "page", "web"],
     "finetune": ["data", "evaluation", "training", "publishing"],
 }
-GROUND = {"app": ["errors", "settings", "logs"], "finetune": ["environment", "config"]}  # those files, likewise
+GROUND = {"app": ["errors", "settings", "quiet", "logs"], "finetune": ["environment", "config"]}  # those files, likewise
 ABOVE_TRAINING = {"page", "web", "space"}  # rooms of the app that finetune never enters
 
 # Libraries, and the only places that may name them.

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from app import quiet
+
 EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
 
 
@@ -41,17 +43,20 @@ def _train(args: argparse.Namespace) -> None:
         logging.getLogger().setLevel(logging.ERROR)
     logging.info("%s", "\n".join(f"  {key}: {value}" for key, value in config.model_dump().items()))
     try:
-        from finetune.training.checkpoints import is_first_process, last_checkpoint
-        from finetune.training.train import train
+        with quiet.printed():
+            # The first import of this process that brings transformers: Unsloth, which it begins with, patches what comes after it.
+            from finetune.training import train as training
 
-        output = train(config, resume=args.resume)
+            output = training.train(config, resume=args.resume)
     except KeyboardInterrupt:
+        from finetune.training.checkpoints import last_checkpoint
+
         kept = last_checkpoint(Path(config.output))
         logging.info(
             "\nStopped. %s", f"{kept} is kept: go on with the same command and --resume." if kept else "No checkpoint had been written yet."
         )
         sys.exit(130)
-    if not is_first_process():
+    if not training.checkpoints.is_first_process():
         return
     logging.info("\nThe adapter is in %s. It answers, opened without Unsloth:\n\n  %s", output, EXAMPLE_QUESTION)
     # Another process, so that the answer comes from the files and from unpatched libraries; not one of torchrun's.

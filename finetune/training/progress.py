@@ -89,7 +89,8 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Opens the bar at the step that a resumed run starts from."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=not is_first_process())
+        quiet = not is_first_process()
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=quiet, delay=0)
         self.watch.restart()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

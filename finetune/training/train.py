@@ -90,6 +90,14 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_name() -> str:
+    """What trains, for people."""
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        return f"{checkpoints.processes()} x {card.name} with {card.total_memory / 2**30:.0f} GiB"
+    return f"the CPU, {torch.get_num_threads()} threads; a GPU is many times as fast"
+
+
 def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, str | None]:
     """Opens the base through Unsloth and puts our chat template on its tokenizer.
 
@@ -294,6 +302,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         check_may_travel(source)
     examples, held_out = split(source, config)
     source = replace(source, cards=trained_cards(source, examples))
+    log.info("Training on %s.", device_name())
     model, tokenizer, base, base_revision = open_base(config)
     rows, too_long = build_rows(examples, tokenizer, config)
     validation = validation_rows(held_out, tokenizer, config)
