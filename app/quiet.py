@@ -98,5 +98,8 @@ class _Lines:
         self._line = ""
         self._stream.flush()
 
-    def __getattr__(self, name: str) -> object:  # isatty, flush, encoding, fileno
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:  # isatty, encoding, fileno
         return getattr(self._stream, name)

@@ -19,6 +19,7 @@ from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, load
 from app.settings import ROOT
 from finetune.__main__ import main
+from finetune.config import TrainConfig
 from finetune.data.sources import read_cards
 from tests.conftest import FLASHCARDS, TEMPLATES, assert_is_for_people
 
@@ -29,7 +30,8 @@ QUESTION = "What are the common symptoms of diabetes?"
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     # One thread adds in one order, so that the same steps give the same weights.
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    # However slow the machine is, work that is quick elsewhere gets no bar.
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DELAY": "1000"}
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=one_thread, capture_output=True, text=True, timeout=800, check=False)
 
 
@@ -43,26 +45,22 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """An adapter directory that the command line trained in three steps, and what the command printed."""
+def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """An adapter directory that the command line trained in three steps, and how the command ended."""
     folder = tmp_path_factory.mktemp("trained")
     output = folder / "adapter"
     base = shutil.copytree(ROOT / "assets" / "demo" / "base", folder / "base")
-    steps = [
-        "--set",
-        "train_size=12",
-        "--set",
-        "copies=1",
-        "--set",
-        "max_steps=3",
-        "--set",
-        "per_device_train_batch_size=4",
-        "--set",
-        "learning_rate=0.01",
-    ]
+    values = ("train_size=12", "copies=1", "max_steps=3", "per_device_train_batch_size=4", "learning_rate=0.01")
+    steps = [word for value in values for word in ("--set", value)]
     result = run("-m", "finetune", "train", "--config", "demo", "--base", str(base), "--output", str(output), *steps)
     assert result.returncode == 0, result.stderr[-3000:]
-    return output, result.stdout + result.stderr
+    return output, result
+
+
+@pytest.fixture(scope="session")
+def trained(command: tuple[Path, subprocess.CompletedProcess[str]]) -> tuple[Path, str]:
+    """That adapter directory, and what the command printed."""
+    return command[0], command[1].stdout + command[1].stderr
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +102,33 @@ def test_training_shows_progress_and_ends_with_the_originals_question(trained: t
     answer = printed.split(QUESTION)[1]
     assert re.search(r"\w{3}", answer), "the tuned model answered"
     assert f"python -m app --adapter {output}" in answer
+
+
+def test_training_says_what_a_person_wants_to_read_and_nothing_else(
+    command: tuple[Path, subprocess.CompletedProcess[str]], opened: LoadedModel
+) -> None:
+    output, result = command
+    keys = "|".join(TrainConfig.model_fields)
+    ours = [
+        rf"  ({keys}): .+",
+        r"Training on .+\.",
+        r"12 conversations, \d+ rows \(0 too long, 0 rows of the source unusable\), 0 for validation",
+        r"training: +\d+%\|.+\| \d/3 \[.+\]",
+        re.escape(f"The adapter is in {output}. It answers, opened without Unsloth:"),
+        re.escape(f"  {QUESTION}"),
+        rf"opened {re.escape(str(output))} on \.\./base \(cpu, float32\) in [\d.]+ s; logits change by [\d.]+",
+        re.escape(f"Chat with it in a browser: python -m app --adapter {output}"),
+    ]
+    lines = [line for line in re.split(r"[\r\n]+", result.stderr) if line]
+    assert [line for line in lines if not re.fullmatch("|".join(ours), line)] == []
+    assert [words for words in ours if not any(re.fullmatch(words, line) for line in lines)] == []
+    generator = LocalGenerator(lambda name: opened, "trained")
+    try:
+        generator.wait_until_ready()
+        answer = generator.submit(GenerationRequest([{"role": "user", "content": QUESTION}], max_new_tokens=200))
+        assert result.stdout == "".join(answer) + "\n", "the answer alone is printed"
+    finally:
+        generator.close()
 
 
 def test_the_adapter_directory_is_complete_and_in_16_bits(trained: tuple[Path, str]) -> None:
