@@ -26,7 +26,9 @@ class TrainConfig(BaseModel):
     data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")
     output: str = Field("outputs/adapter", description="Folder to write the adapter into; it must not hold another run.")
     init_adapter: str | None = Field(None, description="Adapter directory whose weights training goes on from; new weights without it.")
-    template: Literal["medical", "llama3"] = Field("medical", description="Prompt format, a chat template of finetune/templates.")
+    template: Literal["medical", "llama3", "native"] = Field(
+        "medical", description="Prompt format: the original project's, Llama 3's, or the base's own chat template with our system text."
+    )
     ship_cards: bool = Field(False, description="Put the cards into the adapter directory; refused where their licence does not allow it.")
     train_size: float = Field(1.0, gt=0, description="Up to 1: the share of conversations to train on; above: their number.")
     validation_size: float = Field(

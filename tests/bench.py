@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, TextIteratorStreamer
 
 from app.adapter import contract as contracts
 from app.adapter.contract import prompt_ids
@@ -39,6 +39,7 @@ from app.engine.decoder import Decoder
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
+from finetune.data.tokens import open_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,7 @@ def machine() -> str:
 @torch.inference_mode()
 def make_adapters(base: Path, folder: Path, rank: int, length: int) -> list[str]:
     """Two adapter directories with random weights for a base: they change its answers, and nobody should read them."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = (ROOT / "finetune" / "templates" / "medical.jinja").read_text(encoding="utf-8")
+    tokenizer = open_tokenizer(str(base), None, "medical")
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": default_device()})
     lora = LoraConfig(r=rank, lora_alpha=rank, use_rslora=True, target_modules=PROJECTIONS, task_type="CAUSAL_LM")

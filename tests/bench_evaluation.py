@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from app.adapter.contract import BaseIdentity, Contract, Probe, architecture
 from app.engine.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
 from finetune.data.sources import read_cards
+from finetune.data.tokens import open_tokenizer
 from finetune.evaluation.questions import held_out_items
 from finetune.evaluation.scoring import default_batch_size, predict
 
@@ -33,10 +34,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 def with_fresh_adapter(base: Path) -> LoadedModel:
     """A base with an untrained adapter, as the evaluation holds an opened one; nothing is verified, because nothing was trained."""
     device = default_device()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = (ROOT / "finetune" / "templates" / "medical.jinja").read_text(encoding="utf-8")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = "<|finetune_right_pad_id|>"
+    tokenizer = open_tokenizer(str(base), None, "medical")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device})
     peft = get_peft_model(

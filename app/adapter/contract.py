@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from app.adapter import prompts
+from app.adapter.prompts import Message, prompt_ids
 from app.errors import ContractViolation
 
 log = logging.getLogger(__name__)
@@ -19,8 +21,6 @@ log = logging.getLogger(__name__)
 FILE_NAME = "prompt_contract.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILE = "tokenizer.json"
-
-Message = dict[str, str]
 
 # Conversations whose prompt tokens must be the same here as in training: one turn, two turns, and a hostile one.
 GOLDEN_CONVERSATIONS: list[list[Message]] = [
@@ -92,6 +92,7 @@ class Contract(BaseModel):
     Attributes:
         golden_nll: Mean negative log-likelihood of the golden answer after the first golden prompt, nats per token.
         trained_dtype: dtype of the weights when `golden_nll` was measured, or "4bit".
+        eos_token_ids: Tokens that end an answer; the one that the template trains on is among them.
         context_length: Tokens that prompt and answer may have together.
     """
 
@@ -104,7 +105,7 @@ class Contract(BaseModel):
     golden_answer: str
     golden_nll: float
     trained_dtype: str
-    eos_token_ids: list[int]
+    eos_token_ids: list[int] = Field(min_length=1)
     context_length: int
     generation: GenerationDefaults = GenerationDefaults()
 
@@ -139,20 +140,12 @@ def architecture(config: Any) -> dict[str, Any]:
     return {key: getattr(config, key, None) for key in ARCHITECTURE_KEYS}
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    """Token ids of a conversation that waits for the assistant: a list of T ints, BOS first."""
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    return list(encoded["input_ids"])
-
-
 @torch.inference_mode()
 def golden_nll(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, answer: str = GOLDEN_ANSWER) -> float:
     """Mean NLL of the golden answer and its EOS after the first golden prompt, nats per token."""
     messages = [*GOLDEN_CONVERSATIONS[0], {"role": "assistant", "content": answer}]
-    encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt")
-    device = next(model.parameters()).device
-    ids = encoded["input_ids"].to(device)
-    mask = torch.as_tensor(encoded["assistant_masks"], device=device).bool().view(ids.shape)
+    encoded = torch.tensor(prompts.encode(tokenizer, messages), device=next(model.parameters()).device)
+    ids, mask = encoded[:1], encoded[1:].bool()
     labels = torch.where(mask, ids, -100)
     return float(model(input_ids=ids, labels=labels, use_cache=False).loss)
 
@@ -167,9 +160,11 @@ def write(directory: Path, tokenizer: PreTrainedTokenizerBase, base: BaseIdentit
         measured: The remaining fields of `Contract`: golden_nll, trained_dtype, eos_token_ids, context_length, generation.
 
     Raises:
-        ContractViolation: The template lets a typed special token through, so that a person could end the prompt.
+        ContractViolation: The template lets a typed special token through, so that a person could end the prompt, or no token that ends
+            an answer would be known.
     """
     _check_neutralised(tokenizer)
+    _check_stop(tokenizer, measured["eos_token_ids"])
     contract = Contract(
         base=base,
         template_sha256=sha256(directory / TEMPLATE_FILE),
@@ -183,14 +178,29 @@ def write(directory: Path, tokenizer: PreTrainedTokenizerBase, base: BaseIdentit
 
 
 def _check_neutralised(tokenizer: PreTrainedTokenizerBase) -> None:
-    special = set(tokenizer.added_tokens_decoder)
-    plain = [i for i in prompt_ids(tokenizer, [{"role": "user", "content": "x"}]) if i in special]
-    typed = " ".join(str(token) for token in tokenizer.added_tokens_decoder.values())
-    found = [i for i in prompt_ids(tokenizer, [{"role": "user", "content": typed}]) if i in special]
-    if found != plain:
-        names = ", ".join(sorted({tokenizer.convert_ids_to_tokens(i) for i in set(found) - set(plain)})) or "special tokens"
+    special = prompts.controls(tokenizer)
+    typed = " ".join(special.values())
+
+    def found(text: str) -> list[int]:
+        one = [{"role": "user", "content": text}]
+        two = [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}, {"role": "user", "content": "x"}]
+        return [token for messages in (one, two) for token in prompt_ids(tokenizer, messages) if token in special]
+
+    through = set(found(typed)) - set(found("x")) or (found(typed) != found("x"))
+    if through:
+        names = ", ".join(sorted(special[i] for i in through)) if isinstance(through, set) else "special tokens"
         raise ContractViolation(
-            f"The chat template lets {names} through when a person types them. Neutralise them in the template's clean macro."
+            f"The chat template lets {names[:200]} through when a person types them. Neutralise them in the template's plain macro."
+        )
+
+
+def _check_stop(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> None:
+    trained = prompts.stop_token(tokenizer)
+    if trained is None or trained not in eos_token_ids:
+        name = "nothing" if trained is None else tokenizer.convert_ids_to_tokens(trained)
+        raise ContractViolation(
+            f"Answers were trained to end with {name}, and the tokens that end an answer are {eos_token_ids}: no answer would ever end. "
+            "Train anew with a template that ends answers with a special token."
         )
 
 
@@ -228,6 +238,7 @@ def verify_files(contract: Contract, directory: Path, tokenizer: PreTrainedToken
                 f"{name} differs from training: sha256 {found[:12]} here, {expected[:12]} in the contract. "
                 "Restore the file that was trained with, or train anew."
             )
+    _check_stop(tokenizer, contract.eos_token_ids)
     for number, golden in enumerate(contract.golden, 1):
         ids = prompt_ids(tokenizer, golden.messages)
         if ids != golden.prompt_ids:

@@ -1,6 +1,5 @@
 """One turn of a conversation: messages in, a stream of typed events out. Knows no torch, no Gradio and no HTTP."""
 
-import re
 import secrets
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from app.adapter.contract import Message
 from app.adapter.directory import public_name
+from app.adapter.prompts import clean_text
 from app.conversation.limits import Budget, RateLimits
 from app.conversation.metrics import Metrics
 from app.engine.answer import Answer, GenerationRequest
@@ -21,9 +21,6 @@ from app.errors import InvalidQuestion, QuestionTooLong, UserError
 from app.notices import identifiers, safety
 from app.notices.evidence import Evidence, NearCard
 from app.settings import Settings
-
-# Control characters other than tab and line break; they show as nothing and confuse readers and tokenizers.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 HEARTBEAT_SECONDS = 2.0
 
@@ -85,11 +82,6 @@ class Finished:
 
 
 Event = Notice | Waiting | Text | Finished
-
-
-def clean_text(text: str) -> str:
-    """The text without control characters and invisible direction marks, line breaks unified, trimmed."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
 def validate(messages: list[Message], settings: Settings) -> list[Message]:

@@ -4,17 +4,34 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from app.adapter import prompts
 from app.adapter.hub import fetch, resolve_base
 from app.errors import ConfigError
-from finetune.config import TEMPLATES
 from finetune.data.sources import Example, Message
+from finetune.data.templates import Facts, fit, read_facts
 
-TOKENIZER_FILES = ["tokenizer*.json", "special_tokens_map.json", "config.json"]
+# What is fetched of a base to know how it reads and writes, and under which licence.
+SMALL_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "*config.json", "chat_template*", "*.md", "LICEN[CS]E*"]
 CHUNK = 512  # conversations tokenised at once
+
+Row = dict[str, list[int]]
+
+
+def find_base_files(base: str, revision: str | None) -> Path:
+    """The folder of a base model, or of its small files alone where it lies on the Hub.
+
+    Raises:
+        ConfigError: There is no such folder.
+        UserError: The Hub does not answer.
+    """
+    folder = resolve_base(base, Path.cwd())
+    if folder is None and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
+        raise ConfigError(f"There is no base model in the folder {base}. Give a folder with a config.json, or a hub id, with --base.")
+    return folder or fetch(base, revision, SMALL_FILES)
 
 
 def open_tokenizer(base: str, revision: str | None, template: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model with one of our chat templates; nothing else of the model is fetched.
+    """The tokenizer of a base model with one of our prompt formats; nothing large of the model is fetched.
 
     Args:
         base: A folder or a hub id.
@@ -22,38 +39,54 @@ def open_tokenizer(base: str, revision: str | None, template: str) -> PreTrained
         template: Name of a file in finetune/templates.
 
     Raises:
-        ConfigError: The folder holds no tokenizer.
+        ConfigError: The folder holds no tokenizer, or one that the format does not go with.
         UserError: The Hub does not answer.
     """
-    folder = resolve_base(base, Path.cwd())
-    if folder is None and (base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).exists()):
-        raise ConfigError(f"There is no base model in the folder {base}. Give a folder with a config.json, or a hub id, with --base.")
-    folder = folder or fetch(base, revision, TOKENIZER_FILES)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
-        raise ConfigError(f"The base model {base} has no tokenizer that can be opened. Restore its tokenizer.json.") from error
-    tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    folder = find_base_files(base, revision)
+    tokenizer, _ = open_fitted(folder, base, template)
     return tokenizer
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> dict[str, list[int]]:
-    """Token ids of a whole conversation, and labels that are -100 everywhere but on answers and their end-of-sequence token.
+def open_fitted(folder: Path, base: str, template: str) -> tuple[PreTrainedTokenizerBase, Facts]:
+    """As `open_tokenizer`, of a folder, with what else its files say; `base` is its name for people."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
+        raise ConfigError(f"The base model {base} has no tokenizer that can be opened. Restore its tokenizer.json.") from error
+    if not tokenizer.is_fast:
+        raise ConfigError(f"The base model {base} has no tokenizer.json. Take a repository of it that has one.")
+    facts = read_facts(folder)
+    fit(tokenizer, template, facts)
+    return tokenizer, facts
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> Row:
+    """Token ids of a whole conversation, and labels that are -100 everywhere but on answers and the token that ends each.
 
     Returns:
         `input_ids`, `labels` and `attention_mask`, each a list of T ints.
     """
-    encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    ids, mask = list(encoded["input_ids"]), encoded["assistant_masks"]
+    return _row(*prompts.encode(tokenizer, messages))
+
+
+def tokenize_answers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Row]:
+    """As `tokenize`, in as many rows as it takes for every answer to carry loss: one, but where the template cuts earlier turns short."""
+    return [_row(ids, mask) for ids, mask in prompts.rows(tokenizer, messages)]
+
+
+def _row(ids: list[int], mask: list[int]) -> Row:
     labels = [token if marked else -100 for token, marked in zip(ids, mask, strict=True)]
     return {"input_ids": ids, "labels": labels, "attention_mask": [1] * len(ids)}
 
 
 def measure(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> list[tuple[int, int]]:
     """For each conversation its length in tokens, prompt and all, and how many of them carry loss."""
+    if not prompts.has_marks(tokenizer):
+        found = [prompts.rows(tokenizer, example.messages) for example in examples]
+        return [(max(len(ids) for ids, _ in rows), sum(sum(mask) for _, mask in rows)) for rows in found]
     sizes = []
     for start in range(0, len(examples), CHUNK):
-        part = [example.messages for example in examples[start : start + CHUNK]]
+        part = [prompts.cleaned(example.messages) for example in examples[start : start + CHUNK]]
         encoded = tokenizer.apply_chat_template(part, return_dict=True, return_assistant_tokens_mask=True)
         sizes += [(len(ids), sum(mask)) for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)]
     return sizes

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from app.adapter.contract import prompt_ids
+from app.adapter import prompts
+from app.adapter.prompts import prompt_ids
 from app.engine.model import LoadedModel
 from app.errors import StorageError
 from finetune.data.sources import Message
@@ -177,8 +178,9 @@ def _answer(loaded: LoadedModel, part: list[Item], use_adapter: bool, max_new_to
     """Greedy answers to one batch, and whether each ended by itself."""
     tokenizer, eos = loaded.tokenizer, set(loaded.contract.eos_token_ids)
     tokenizer.padding_side = "left"
+    conversations = [prompts.cleaned(item.messages) for item in part]
     inputs = tokenizer.apply_chat_template(
-        [item.messages for item in part], add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt"
+        conversations, add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt"
     ).to(loaded.device)
     with switched(loaded, use_adapter):
         output = loaded.model.generate(
@@ -231,17 +233,19 @@ def predict(
 def answer_completion(loaded: LoadedModel, messages: list[Message], answer: str) -> Completion:
     """An answer's tokens after the prompt that a chat would send, the end-of-sequence token left out."""
     prompt = prompt_ids(loaded.tokenizer, messages)
-    whole = loaded.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], return_dict=True)["input_ids"]
-    ids = list(whole)
+    ids, mask = prompts.encode(loaded.tokenizer, [*messages, {"role": "assistant", "content": answer}])
+    end = len(mask) - mask[::-1].index(1) if any(mask) else len(prompt)  # what follows an answer's end is not the answer's
+    ids = ids[:end]
     while len(ids) > len(prompt) and ids[-1] in loaded.contract.eos_token_ids:
         ids.pop()
     return Completion(ids, len(prompt))
 
 
 def text_completion(loaded: LoadedModel, text: str) -> Completion:
-    """A whole text's tokens after the beginning-of-sequence token alone."""
-    ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
-    return Completion([loaded.tokenizer.bos_token_id, *ids], 1)
+    """A whole text's tokens after the beginning-of-sequence token alone; after its own first token where the base has none."""
+    tokenizer = loaded.tokenizer
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    return Completion(ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids], 1)
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 Knows PEFT models and tokenizers, but not how they were trained; whoever calls it has switched the model to inference.
 """
 
+import errno
 import gzip
 import hashlib
 import json
@@ -25,11 +26,12 @@ from app.settings import ROOT
 from finetune import environment
 from finetune.config import TrainConfig
 from finetune.data.sources import Example, Source
+from finetune.data.templates import end_ids, read_facts
+from finetune.data.tokens import find_base_files
 from finetune.training import plot
 from finetune.training.checkpoints import writing
 from finetune.training.encode import Row
 
-END_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "unsloth_zoo", "accelerate", "bitsandbytes", "datasets")
 
 
@@ -72,7 +74,7 @@ def save(output: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: T
 def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, run: dict[str, Any], source: Source) -> None:
     _round_to_bf16(model)
     model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    save_tokenizer(tokenizer, partial)
     (partial / "README.md").unlink(missing_ok=True)  # Unsloth's card states a licence that is not ours to give
     _to_bf16(partial / WEIGHTS_FILE)
     _set_base(partial / "adapter_config.json", run["base"]["id"], run["base"]["revision"])
@@ -87,7 +89,7 @@ def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config
         ),
         golden_nll=contracts.golden_nll(model, tokenizer),
         trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
-        eos_token_ids=[i for i in map(tokenizer.convert_tokens_to_ids, END_TOKENS) if i is not None and i != tokenizer.unk_token_id],
+        eos_token_ids=end_ids(tokenizer, read_facts(find_base_files(config.base, config.base_revision))),
         context_length=min(config.max_length, model.config.max_position_embeddings),
     )
     (partial / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
@@ -97,16 +99,39 @@ def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config
             file.writelines(json.dumps(card).encode() + b"\n" for card in source.cards)
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes tokenizer and chat template so that transformers 4 and 5 alike read them as they are.
+
+    Version 4 knows neither the class that version 5 names nor its list of extra tokens; and by the class of one model's tokenizer
+    either version would put its own rules in the place of those in tokenizer.json.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # of a file that could not be written the library tells by `Exception` itself
+        raise error if isinstance(error, OSError) else OSError(errno.ENOSPC, "the tokenizer could not be written") from error
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    values["clean_up_tokenization_spaces"] = False  # version 4 would take spaces out of answers, version 5 does not
+    if isinstance(extra := values.pop("extra_special_tokens", None), dict):
+        values["extra_special_tokens"] = extra
+    elif extra:
+        values["additional_special_tokens"] = extra
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def equivalents(base: str) -> list[str]:
     """Hub ids that hold the same weights as a known base; Unsloth publishes each model in 4 and in 16 bits."""
-    name = base.split("/")[-1]
+    owner, _, name = base.partition("/")
+    if owner != "unsloth":
+        return []
     for suffix in ("-unsloth-bnb-4bit", "-bnb-4bit"):
         name = name.removesuffix(suffix)
-    return (
-        [other for other in (f"unsloth/{name}", f"unsloth/{name}-bnb-4bit", f"meta-llama/{name}") if other != base]
-        if base.startswith("unsloth/")
-        else []
-    )
+    others = [f"unsloth/{name}", f"unsloth/{name}-bnb-4bit", *([f"meta-llama/{name}"] if name.startswith("Llama-") else [])]
+    return [other for other in others if other != base]
 
 
 @torch.no_grad()

@@ -8,9 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from app.errors import DataError
 from finetune.config import TrainConfig
 from finetune.data.sources import Example, Source, join_examples, noisy
-from finetune.data.tokens import tokenize
-
-Row = dict[str, list[int]]
+from finetune.data.tokens import Row, tokenize_answers
 
 
 def count_of(size: float, total: int) -> int:
@@ -77,28 +75,28 @@ def build_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, conf
     """Tokenises the examples, `config.copies` times each.
 
     Returns:
-        The rows, and how many conversations were too long for `config.max_length`.
+        The rows, and how many of them were too long for `config.max_length`.
 
     Raises:
-        DataError: More than a tenth of the conversations are too long, or carry no loss.
+        DataError: More than a tenth of the rows are too long, or carry no loss.
     """
     rng = random.Random(config.seed)
-    rows, too_long, without_loss = [], 0, 0
+    rows, too_long, without_loss, seen = [], 0, 0, 0
     for _ in range(config.copies):
         for example in join_examples(examples, config.joined_share, rng):
             share = config.question_noise * 2 * rng.random()
-            row = tokenize(tokenizer, (noisy(example, share, rng) if share else example).messages)
-            if len(row["input_ids"]) > config.max_length:
-                too_long += 1
-            elif all(label == -100 for label in row["labels"]):
-                without_loss += 1
-            else:
-                rows.append(row)
+            for row in tokenize_answers(tokenizer, (noisy(example, share, rng) if share else example).messages):
+                seen += 1
+                if len(row["input_ids"]) > config.max_length:
+                    too_long += 1
+                elif all(label == -100 for label in row["labels"]):
+                    without_loss += 1
+                else:
+                    rows.append(row)
     lost = too_long + without_loss
-    if lost > 0.1 * len(examples) * config.copies:
+    if lost > 0.1 * seen:
         raise DataError(
-            f"{lost} of {len(examples) * config.copies} conversations cannot be trained on: "
-            f"{too_long} are longer than max_length = {config.max_length} "
+            f"{lost} of {seen} rows cannot be trained on: {too_long} are longer than max_length = {config.max_length} "
             f"tokens, {without_loss} carry no answer. Raise max_length or clean the data."
         )
     return rows, too_long
@@ -106,5 +104,5 @@ def build_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, conf
 
 def validation_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> list[Row]:
     """Tokenises validation conversations once each, as they are; those that are too long or carry no loss are left out."""
-    rows = [tokenize(tokenizer, example.messages) for example in examples]
+    rows = [row for example in examples for row in tokenize_answers(tokenizer, example.messages)]
     return [row for row in rows if len(row["input_ids"]) <= config.max_length and any(label != -100 for label in row["labels"])]

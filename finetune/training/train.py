@@ -18,6 +18,7 @@ import json
 import logging
 import resource
 import signal
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from app.adapter.directory import WEIGHTS_FILE, weights_hash
 from app.adapter.hub import fetch, resolve_base
+from app.adapter.prompts import prompt_ids, stop_token
 from app.errors import ConfigError, TrainingFailed, UserError
 from app.settings import ROOT
-from finetune.config import TEMPLATES, TrainConfig
+from finetune.config import TrainConfig
 from finetune.data.sources import Example, check_may_travel, load_source
+from finetune.data.tokens import open_tokenizer
 from finetune.training import adapter, checkpoints
 from finetune.training.arguments import DTYPES, training_arguments
 from finetune.training.compiling import CompileLayers
@@ -45,7 +48,6 @@ from finetune.training.progress import Progress, Stopwatch, loss_history, valida
 
 log = logging.getLogger(__name__)
 
-PAD_TOKEN = "<|finetune_right_pad_id|>"
 BAD_BATCH_FILE = "bad_batch.json"
 
 
@@ -99,7 +101,7 @@ def device_name() -> str:
 
 
 def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, str | None]:
-    """Opens the base through Unsloth and puts our chat template on its tokenizer.
+    """Opens the base through Unsloth, and its tokenizer with our prompt format.
 
     Returns:
         Model, tokenizer, the base's portable name, and its revision.
@@ -116,15 +118,20 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
         )
     else:  # Unsloth asks a silent Hub for minutes; one small file tells the same at once, and the commit
         name, revision = config.base, fetch(config.base, config.base_revision, ["config.json"]).name
+    tokenizer = open_tokenizer(config.base, config.base_revision, config.template)
     on_gpu = torch.cuda.is_available()
     try:
-        model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
-            model_name=str(folder or config.base),
-            max_seq_length=config.max_length,
-            dtype=DTYPES.get(config.precision, None if on_gpu else torch.float32),
-            load_in_4bit=config.load_in_4bit and on_gpu,
-            revision=None if folder else config.base_revision,
-        )
+        with tempfile.TemporaryDirectory() as fitted:  # of the base's own tokenizer Unsloth would mend what it takes for faults
+            with checkpoints.writing(Path(config.output)):
+                adapter.save_tokenizer(tokenizer, Path(fitted))
+            model, _ = unsloth.FastLanguageModel.from_pretrained(
+                model_name=str(folder or config.base),
+                tokenizer_name=fitted,
+                max_seq_length=config.max_length,
+                dtype=DTYPES.get(config.precision, None if on_gpu else torch.float32),
+                load_in_4bit=config.load_in_4bit and on_gpu,
+                revision=None if folder else config.base_revision,
+            )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -132,10 +139,6 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
         ) from error
     if not on_gpu:
         model.set_attn_implementation("eager")  # its backward is faster than SDPA's on a CPU, for rows of a few hundred tokens
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        # Padding with the end-of-sequence token would mask it out of the loss, and the tuned model would never stop.
-        tokenizer.pad_token = PAD_TOKEN
-    tokenizer.chat_template = (TEMPLATES / f"{config.template}.jinja").read_text(encoding="utf-8")
     return model, tokenizer, name, revision
 
 
@@ -188,10 +191,11 @@ def reply(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[dict[st
     """The greedy beginning of an answer from a model in training, which is in training again afterwards."""
     unsloth.FastLanguageModel.for_inference(model)
     try:
-        inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt").to(model.device)
+        prompt = torch.tensor([prompt_ids(tokenizer, messages)], device=model.device)
+        ends = {"eos_token_id": stop_token(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+            ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, do_sample=False, **ends)
+        return str(tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)).strip()
     finally:
         unsloth.FastLanguageModel.for_training(model)
 

@@ -13,7 +13,6 @@ from app.adapter import contract as contracts
 from app.engine.model import LoadedModel
 from app.errors import ContractViolation
 from tests.adapter.test_templates import with_template
-from tests.conftest import TEMPLATES
 
 # sha256 of the golden conversations' token ids with the tokenizer of Llama-3.2-3B-Instruct, as first computed; they may never change.
 GOLDEN_DIGESTS = {
@@ -36,8 +35,12 @@ def test_the_demos_golden_prompts_have_the_ids_that_were_trained(loaded: LoadedM
         assert golden.prompt_ids[0] == loaded.tokenizer.bos_token_id
 
 
-def test_the_demos_template_is_the_one_that_ships(adapter_copy: Path) -> None:
-    assert (adapter_copy / "chat_template.jinja").read_text() == (TEMPLATES / "medical.jinja").read_text()
+def test_the_demos_template_writes_what_the_one_that_ships_writes(loaded: LoadedModel) -> None:
+    shipped = with_template(loaded.tokenizer, "medical")
+    answer = {"role": "assistant", "content": "It is 5 < 7.\n# A title"}
+    for messages in [*contracts.GOLDEN_CONVERSATIONS, [*contracts.GOLDEN_CONVERSATIONS[0], answer]]:
+        texts = [tokenizer.apply_chat_template(messages, tokenize=False) for tokenizer in (loaded.tokenizer, shipped)]
+        assert texts[0] == texts[1]
 
 
 def test_the_end_of_sequence_ids_are_the_tokenizers(loaded: LoadedModel) -> None:

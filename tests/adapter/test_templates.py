@@ -5,7 +5,8 @@ import copy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from tests.conftest import TEMPLATES
+from app.adapter import prompts
+from finetune.data.templates import Facts, fit
 
 SYSTEM_TEXT = "You are an expert doctor in the field of medicine.\nAnswer the following medical question professionally and accurately."
 QUESTION = "What are the common symptoms of diabetes?"
@@ -35,8 +36,9 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """A copy with a format of ours, fitted as training does it."""
     tokenizer = copy.copy(tokenizer)
-    tokenizer.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    fit(tokenizer, name, Facts())
     return tokenizer
 
 
@@ -112,9 +114,18 @@ def test_a_typed_special_token_is_text(tokenizer: PreTrainedTokenizerBase, role:
 
 @pytest.mark.parametrize("typed", ["### Medical Answer:", "\n\n### Question:\n", "#### Medical Answer:", "###### Question:", "#" * 25])
 def test_a_typed_heading_is_no_heading(medical: PreTrainedTokenizerBase, typed: str) -> None:
-    for messages in (ask(f"x {typed} y"), [*ask("x"), {"role": "assistant", "content": f"x\n{typed} y"}, *ask("z")]):
-        text = medical.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        assert text.count("###") == 2 * sum(message["role"] == "user" for message in messages)
+    text = medical.apply_chat_template(ask(f"x {typed} y"), add_generation_prompt=True, tokenize=False)
+    assert text.count("###") == 2
+    turns = [*ask("x"), {"role": "assistant", "content": f"x\n{typed} y"}, *ask("z")]
+    text = medical.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert (text.count("### Question:"), text.count("### Medical Answer:")) == (2, 2), "nor does an answer open a turn"
+
+
+def test_an_answer_keeps_its_headings(medical: PreTrainedTokenizerBase) -> None:
+    answer = "# Gout\n\n## Signs\nA hot, red joint.\n\n### What to do\n#### At once\nRest it; p<0.05, <5%, `if (a<b) {x|=1}`.\n###\n"
+    ids, mask = prompts.encode(medical, [*ask(QUESTION), {"role": "assistant", "content": answer}])
+    trained = medical.decode([token for token, marked in zip(ids, mask, strict=True) if marked])
+    assert trained == answer.strip() + medical.eos_token
 
 
 def test_what_was_neutralised_can_still_be_read(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from app.adapter.contract import Contract
 from app.engine.model import LoadedModel
 from app.errors import ConfigError, ContractViolation, StorageError
+from finetune.data.templates import Facts, fit
 from finetune.publishing import convert
-from tests.conftest import TEMPLATES, assert_is_for_people
+from tests.conftest import assert_is_for_people
 from tests.engine.test_model import edit_json, edit_weights
 
 CONVERSATION = ["What is asthma?", "A chronic disease of the airways.", "How is it treated?", "With inhalers.", "And in {{children}}?"]
@@ -149,7 +150,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, *contents: str) -> str:
 @pytest.mark.skipif(not shutil.which("go"), reason="no Go here to render Go templates")
 def test_ollamas_template_writes_our_prompts(demo_tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo_tokenizer.name_or_path)
-    tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text()
+    fit(tokenizer, template, Facts())
     go = convert.go_template(tokenizer)
     for turns in (1, 3, 5):
         conversation = messages(*CONVERSATION[:turns])
@@ -163,7 +164,7 @@ def test_ollamas_template_writes_our_prompts(demo_tokenizer: PreTrainedTokenizer
 @pytest.mark.parametrize("template", ["medical", "llama3"])
 def test_the_parts_of_ollamas_template_make_up_our_prompts(demo_tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo_tokenizer.name_or_path)
-    tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text()
+    fit(tokenizer, template, Facts())
     go = convert.go_template(tokenizer)
     first, later, after = (json.loads(text) for text in re.findall(r'\{\{ ("(?:[^"\\]|\\.)*") \}\}', go))
     question, reply, *_ = CONVERSATION
