@@ -9,8 +9,8 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS packages
 ARG DEVICE=cpu
 WORKDIR /app
-COPY requirements.txt constraints.txt ./
-# PyTorch's wheels for CPUs have an index of their own; those of the package index bring CUDA with them. The GPU kernels are compiled at
+COPY requirements.txt requirements.lock constraints.txt ./
+# All but PyTorch is checked against its hashes. PyTorch's wheels for CPUs have an index of their own; those of the package index bring CUDA with them. The GPU kernels are compiled at
 # run time, which takes a C compiler, so that goes into the image for cuda below.
 RUN python -m venv /venv \
     && case "${DEVICE}" in \
@@ -18,7 +18,9 @@ RUN python -m venv /venv \
          cuda) index="" ;; \
          *) echo "DEVICE is ${DEVICE} and may be cpu or cuda." >&2; exit 1 ;; \
        esac \
-    && PIP_EXTRA_INDEX_URL="${index}" /venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -c constraints.txt
+    && install="/venv/bin/pip install --no-cache-dir --disable-pip-version-check" \
+    && ${install} --no-deps -r requirements.lock \
+    && PIP_EXTRA_INDEX_URL="${index}" ${install} -r requirements.txt -c constraints.txt
 
 FROM python:${PYTHON}-slim
 ARG DEVICE=cpu

@@ -3,13 +3,13 @@
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP = $(PY) -m pip install --disable-pip-version-check --retries 3 -c constraints.txt
+PIP = $(PY) -m pip install --disable-pip-version-check --retries 3
 PYTHON ?=
 MIN_FREE_GB ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu bench bench-training safety audit reliability lint demo-model programs clean
+.PHONY: help run test test-slow test-gpu bench bench-training safety audit reliability lint lock demo-model programs clean
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -47,6 +47,11 @@ lint: $(VENV)/all.stamp  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Not after the rest is installed: it mends pins that stand in the way of that.
+lock: | $(VENV)/python.stamp  ## pin every package anew after requirements changed; ARGS="--upgrade-package gradio" moves one
+	@$(PIP) -c constraints.txt uv || $(INSTALL_FAILED)
+	@$(PY) -m tests.pins $(ARGS)
 
 # On a CPU a seventh of a step or more would go into asking the system for memory and giving it back: it is kept instead.
 demo-model: export MALLOC_MMAP_MAX_ := 0
@@ -92,15 +97,15 @@ $(VENV)/python.stamp:
 	@bash -c "$$CHECK_AND_MAKE_VENV"
 	@touch $@
 
-$(VENV)/app.stamp: requirements.txt constraints.txt | $(VENV)/python.stamp
+# First what has hashes, which pip checks, then PyTorch, which has none: tests/pins.py says why.
+$(VENV)/app.stamp: requirements.txt requirements.lock constraints.txt | $(VENV)/python.stamp
 	@echo "Installing the packages of the app into $(VENV); this takes a few minutes, once."
-	@$(PIP) -r requirements.txt || $(INSTALL_FAILED)
+	@$(PIP) --no-deps -r requirements.lock && $(PIP) -c constraints.txt -r requirements.txt || $(INSTALL_FAILED)
 	@touch $@
 
-$(VENV)/all.stamp: $(wildcard finetune/requirements*.txt) tests/requirements.txt $(VENV)/app.stamp
+$(VENV)/all.stamp: $(wildcard finetune/requirements* tests/requirements.*) $(VENV)/app.stamp
 	@echo "Installing the packages for training and tests into $(VENV); this takes a few minutes, once."
-	@$(PIP) -r tests/requirements.txt || $(INSTALL_FAILED)
-	@$(PIP) --no-deps -r finetune/requirements-unsloth.txt || $(INSTALL_FAILED)
+	@$(PIP) --no-deps -r tests/requirements.lock && $(PIP) -c constraints.txt -r tests/requirements.txt || $(INSTALL_FAILED)
 	@touch $@
 
 # Chromium for the browser tests and nginx for those behind a proxy; only root may have them installed. Without one its tests skip.

@@ -29,7 +29,7 @@ def test_hadolint_finds_nothing(tmp_path: Path) -> None:
 def test_all_that_is_copied_is_there_and_not_kept_out() -> None:
     copied = {name for line in re.findall(r"^COPY (?!--from)(.*)$", STEPS, flags=re.MULTILINE) for name in line.split()[:-1]}
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
-    assert copied == let_in == {"app", "assets", "requirements.txt", "constraints.txt"}
+    assert copied == let_in == {"app", "assets", "requirements.txt", "requirements.lock", "constraints.txt"}
     assert all((ROOT / name).exists() for name in copied)
 
 
@@ -48,6 +48,11 @@ def test_its_variables_are_settings_or_known_to_libraries() -> None:
     libraries = {"PATH", "HF_HOME", "TRITON_CACHE_DIR", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     ours = {"APP_HOST", *(name.upper() for name in Settings.model_fields)}
     assert names - libraries <= ours
+
+
+def test_all_that_has_hashes_is_installed_by_them_first() -> None:
+    install = re.findall(r"\$\{install\} (.*?)(?: &&|$)", STEPS, flags=re.MULTILINE)
+    assert [line.strip() for line in install] == ["--no-deps -r requirements.lock", "-r requirements.txt -c constraints.txt"]
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", "https://download.pytorch.org/whl/cpu"), ("cuda", ""), ("tpu", None)])

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from app.settings import ROOT
 from app.space import space
-from tests.test_structure import requirements
+from tests.pins import CONSTRAINTS, INPUTS, LAYERS, blocks, normal
+from tests.test_pins import brought_by, named_in
 
 # Run before the app: packages that requirements.txt does not bring are as good as not installed.
 HIDE = """
@@ -33,23 +33,6 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hiding
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def brought_by(names: set[str]) -> set[str]:
-    """The installed distributions that these bring with them, themselves included."""
-    found: set[str] = set()
-    waiting = set(names)
-    while waiting:
-        name = waiting.pop().lower().replace("_", "-")
-        if name in found:
-            continue
-        try:
-            wanted = [Requirement(text) for text in metadata.requires(name) or []]
-        except metadata.PackageNotFoundError:
-            continue
-        found.add(name)
-        waiting |= {requirement.name for requirement in wanted if requirement.marker is None or requirement.marker.evaluate({"extra": ""})}
-    return found
 
 
 @contextmanager
@@ -86,13 +69,9 @@ def ask(address: str) -> str:
 
 
 def test_the_app_starts_and_answers_with_nothing_but_what_requirements_txt_brings(adapter: str) -> None:
-    brought = brought_by(set(requirements("requirements.txt")))
+    brought = set(brought_by(named_in("requirements.txt")))
     assert "gradio" in brought and "unsloth" not in brought and "trl" not in brought and "datasets" not in brought
-    hidden = {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if not {o.lower().replace("_", "-") for o in owners} & brought
-    }
+    hidden = {module for module, owners in metadata.packages_distributions().items() if not {normal(owner) for owner in owners} & brought}
     assert {"unsloth", "trl", "datasets", "pytest"} <= hidden
     hidden -= {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
     command = [sys.executable, "-c", f"HIDDEN = {hidden!r}\n{HIDE}", str(ROOT / "app" / "__main__.py"), "--adapter", adapter]
@@ -137,7 +116,11 @@ def test_a_clean_environment_from_requirements_txt_starts_the_app(clean_python: 
 @pytest.mark.timeout(900)
 def test_a_clean_environment_starts_the_files_of_a_space_as_a_space_does(clean_python: str, tmp_path: Path) -> None:
     wanted = space.read()
-    with on_a_space(clean_python, 8144, tmp_path / "app", space.content(wanted), wanted.environment) as address:
+    files = space.content(wanted)
+    (tmp_path / "pins.txt").write_bytes(files["requirements.txt"])
+    same = [clean_python, "-m", "pip", "install", "-q", "--no-index", "-r", tmp_path / "pins.txt"]  # fails where one is not installed
+    subprocess.run(same, check=True, timeout=100)
+    with on_a_space(clean_python, 8144, tmp_path / "app", files, wanted.environment) as address:
         assert ask(address)
         with urllib.request.urlopen(address, timeout=60) as page:
             assert page.headers["Content-Security-Policy"] and b"gradio" in page.read()
@@ -146,10 +129,9 @@ def test_a_clean_environment_starts_the_files_of_a_space_as_a_space_does(clean_p
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """The files that make needs, in a folder of their own without a virtual environment."""
-    for name in ("Makefile", "requirements.txt", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=lambda folder, names: [n for n in names if n != "requirements.txt"])
-    shutil.copytree(ROOT / "finetune", tmp_path / "finetune", ignore=lambda folder, names: [n for n in names if not n.endswith(".txt")])
+    for name in ("Makefile", CONSTRAINTS, *INPUTS, *LAYERS.values()):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -208,7 +190,21 @@ def test_run_needs_the_apps_packages_only(checkout: Path) -> None:
 
 def test_unsloth_is_installed_without_what_it_never_uses(checkout: Path) -> None:
     planned = make(checkout, "-n", "test").stdout
-    assert re.search(r"pip install .*--no-deps -r finetune/requirements-unsloth\.txt", planned)
+    assert re.search(r"pip install .*--no-deps -r tests/requirements\.lock", planned)
+    brought = {name for source, lock in LAYERS.items() for name in blocks((ROOT / lock).read_text(encoding="utf-8"))}
+    assert {"unsloth", "unsloth-zoo"} <= brought and not {"xformers", "torchvision", "diffusers"} & brought
+
+
+def test_what_has_hashes_is_installed_by_them_before_pytorch(checkout: Path) -> None:
+    planned = make(checkout, "-n", "test").stdout
+    found = re.findall(r"-r ([a-z/]*requirements\.[a-z]+)", planned)
+    assert found == ["requirements.lock", "requirements.txt", "tests/requirements.lock", "tests/requirements.txt"]
+    assert all("-c constraints.txt" in line for line in re.findall(r"pip install[^|&]*requirements\.txt", planned))
+
+
+def test_the_pins_are_made_before_what_they_may_stand_in_the_way_of(checkout: Path) -> None:
+    planned = make(checkout, "-n", "lock", "ARGS=--upgrade-package gradio").stdout
+    assert "-m tests.pins --upgrade-package gradio" in planned and "-r " not in planned
 
 
 def test_help_lists_every_command(checkout: Path) -> None:

@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 
 from app.settings import ROOT
 from app.space import space
+from tests.pins import requirements
 
 # The rooms of each package from the ground up: a room may import from those before it and from the files that stand in no room.
 ROOMS = {
@@ -121,19 +122,6 @@ def test_no_file_and_no_function_is_too_long_to_be_read_at_once(path: Path) -> N
     assert not [node.name for node in functions if node.end_lineno - node.lineno >= 45]
 
 
-def requirements(name: str) -> dict[str, str]:
-    """Package names and ranges of a requirements file and of those that it names."""
-    found: dict[str, str] = {}
-    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        if line.startswith("-r "):
-            found |= requirements(str((Path(name).parent / line[3:].strip()).as_posix()))
-        elif line:
-            package, range_ = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*(.*)", line).groups()
-            found[package.lower().replace("_", "-")] = range_
-    return found
-
-
 @pytest.mark.parametrize(
     ("package", "files"), [("app", ["requirements.txt"]), ("finetune", ["finetune/requirements.txt", "finetune/requirements-unsloth.txt"])]
 )
@@ -149,37 +137,12 @@ def test_the_requirements_name_every_library_that_is_imported(package: str, file
     assert wanted <= named
 
 
-def test_requirements_are_ranges_and_constraints_are_exact_and_fit_them() -> None:
-    from packaging.requirements import Requirement
-
-    pins = requirements("constraints.txt")
-    assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.+]*", pin) for pin in pins.values())
-    for name, range_ in requirements("tests/requirements.txt").items():
-        assert not range_.startswith("=="), name
-        assert name in pins, f"{name} has no pin in constraints.txt"
-        assert Requirement(name + range_).specifier.contains(pins[name].removeprefix("=="), prereleases=True), name
-    assert requirements("finetune/requirements-unsloth.txt").items() <= pins.items()
-
-
-def test_the_installed_versions_are_the_pinned_ones() -> None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name).split("+")[0]
-        except PackageNotFoundError:
-            return None
-
-    pins = {name: pin.removeprefix("==") for name, pin in requirements("constraints.txt").items()}
-    assert {name: (pin, installed(name)) for name, pin in pins.items() if installed(name) not in (pin, None)} == {}
-
-
 def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
 def test_the_makefile_has_the_promised_commands() -> None:
-    assert {"run", "test", "test-slow", "test-gpu", "lint", "bench", "demo-model", "clean", "help"} <= makefile_targets()
+    assert {"run", "test", "test-slow", "test-gpu", "lint", "lock", "bench", "demo-model", "clean", "help"} <= makefile_targets()
 
 
 def test_every_command_of_make_is_explained_in_the_docs() -> None:

@@ -19,8 +19,10 @@ from app.settings import ROOT, Settings
 
 FILE = ROOT / "spaces.yaml"
 FOLDERS = ("app", "assets")
-FILES = ("requirements.txt", "LICENSE", "NOTICE")
+FILES = ("LICENSE", "NOTICE")
 README = "README.md"
+REQUIREMENTS = "requirements.txt"
+LOCK, CONSTRAINTS = "requirements.lock", "constraints.txt"
 
 Hardware = Literal["cpu-basic", "zero-a10g", "t4-small", "a10g-small", "l4x1", "a100-large"]
 # Free, and the platform alone says when a Space on them falls asleep.
@@ -207,11 +209,32 @@ def readme(space: Space, root: Path = ROOT) -> str:
     return block(space) + _BLOCK.sub("", (root / README).read_text(encoding="utf-8"), count=1)
 
 
-def content(space: Space, root: Path = ROOT) -> dict[str, bytes]:
-    """Every file that the Space gets, by its path: the app, its assets, the requirements and the licences, and nothing else.
+def requirements(space: Space, root: Path = ROOT) -> str:
+    """requirements.txt of the Space: every version of the lock, without its hashes, which the platform's own packages lack.
+
+    PyTorch is a range on ZeroGPU, which brings one of its own, and the version that was tested elsewhere.
 
     Raises:
-        ConfigError: A file is missing, or the adapter is a folder that is not among them.
+        ConfigError: The deployment file names another Gradio.
+        OSError: A file is missing.
+    """
+    pins = re.findall(r"^[a-z0-9][^\\\n]*", (root / LOCK).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    versions = dict(pin.strip().split("==", 1) for pin in pins)
+    if space.sdk_version != versions["gradio"]:
+        raise ConfigError(
+            f"sdk_version = {space.sdk_version[:20]!r} is not allowed: {LOCK} pins Gradio {versions['gradio']}, and a Space has one. "
+            f"Give that one, or move the pin with `make lock ARGS=--upgrade-package=gradio`."
+        )
+    ranges = (root / (REQUIREMENTS if space.hardware == "zero-a10g" else CONSTRAINTS)).read_text(encoding="utf-8")
+    torch = re.findall(r"^torch[^\w-].*$", ranges, flags=re.MULTILINE)
+    return "".join(f"{line.strip()}\n" for line in [*pins, *torch])
+
+
+def content(space: Space, root: Path = ROOT) -> dict[str, bytes]:
+    """Every file that the Space gets, by its path: the app, its assets, the pinned requirements and the licences, and nothing else.
+
+    Raises:
+        ConfigError: A file is missing, the adapter is a folder that is not among them, or Gradio has two versions.
         UnsafeAdapter: A file could run code when opened.
     """
     paths = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*")) if path.is_file() and not path.is_symlink()]
@@ -221,6 +244,7 @@ def content(space: Space, root: Path = ROOT) -> dict[str, bytes]:
     try:
         files = {name: path.read_bytes() for name, path in names.items() if name not in hidden}
         files |= {name: (root / name).read_bytes() for name in FILES}
+        files[REQUIREMENTS] = requirements(space, root).encode()
         files[README] = readme(space, root).encode()
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read ({error.strerror}). Run this in a whole copy of the repository.") from error

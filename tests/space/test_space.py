@@ -6,11 +6,13 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from app.errors import ConfigError, UnsafeAdapter
 from app.settings import ROOT, load_settings
 from app.space import space
 from tests.conftest import assert_is_for_people
+from tests.pins import requirements
 
 
 def deployment_file(folder: Path, **changes: Any) -> Path:
@@ -126,7 +128,7 @@ def test_the_readmes_text_stays_and_its_block_is_replaced(tmp_path: Path) -> Non
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of what a Space gets, and of some things that it must not get."""
-    for name in (*space.FOLDERS, *space.FILES, space.README):
+    for name in (*space.FOLDERS, *space.FILES, space.README, space.REQUIREMENTS, space.LOCK, space.CONSTRAINTS):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     for name in ("tests/test_x.py", "app/__pycache__/x.cpython-311.pyc", "app/.env", "assets/.cache/x", ".env"):
@@ -141,6 +143,27 @@ def test_the_app_its_assets_and_nothing_else_are_uploaded(copy: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"app", "assets", "requirements.txt", "README.md", "LICENSE", "NOTICE"}
     assert not [name for name in names if "pycache" in name or "/." in name]
     assert {"app/__main__.py", "assets/demo/adapter/adapter_model.safetensors", "assets/style.css"} <= names
+
+
+@pytest.mark.parametrize(("hardware", "torch"), [("cpu-basic", "=="), ("l4x1", "=="), ("zero-a10g", ">=")])
+def test_a_space_gets_the_tested_versions_and_its_own_pytorch_on_zerogpu(copy: Path, hardware: str, torch: str) -> None:
+    paid = {} if hardware in space.FREE else {"sleep_time": 600}
+    wanted = space.read(deployment_file(copy, hardware=hardware, **paid))
+    (copy / "installed.txt").write_bytes(space.content(wanted, copy)["requirements.txt"])
+    pins = requirements("installed.txt", copy)
+    own = pins.pop("torch")
+    assert own.startswith(torch) and own in (requirements("requirements.txt")["torch"], requirements("constraints.txt")["torch"])
+    assert pins.items() <= requirements("constraints.txt").items()
+    assert requirements("requirements.txt").keys() - {"torch"} <= pins.keys() and {"h11", "certifi", "cryptography"} <= pins.keys()
+    text = (copy / "installed.txt").read_text()
+    assert "hash" not in text and "\\" not in text, "the platform installs packages without hashes by the same command"
+    assert [Requirement(line).name for line in text.splitlines()] == [*pins, "torch"], "each line is one that pip reads"
+
+
+def test_another_gradio_than_the_pinned_one_is_refused(copy: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sdk_version = '6\.30\.0' is not allowed: requirements\.lock pins Gradio 6\.") as caught:
+        space.content(space.read(deployment_file(copy, sdk_version="6.30.0")), copy)
+    assert_is_for_people(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +181,10 @@ def test_pickles_and_missing_files_are_refused(copy: Path) -> None:
     with pytest.raises(UnsafeAdapter, match="weights.bin"):
         space.content(wanted, copy)
     (copy / "assets" / "weights.bin").unlink()
-    (copy / "LICENSE").unlink()
-    with pytest.raises(ConfigError, match="whole copy of the repository") as caught:
-        space.content(wanted, copy)
-    assert_is_for_people(caught.value)
+    for name in ("LICENSE", "requirements.lock", "constraints.txt"):
+        kept = (copy / name).read_bytes()
+        (copy / name).unlink()
+        with pytest.raises(ConfigError, match="whole copy of the repository") as caught:
+            space.content(wanted, copy)
+        assert_is_for_people(caught.value)
+        (copy / name).write_bytes(kept)
