@@ -65,10 +65,10 @@ def word_sets(texts: Sequence[str]) -> csr_array:
     for text in texts:
         found = {vocabulary.setdefault(word, len(vocabulary)) for word in words(text)}
         rows.append(np.fromiter(found, np.int32, len(found)))
-    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    ends = np.cumsum([0, *map(len, rows)])
     flat = np.concatenate([*rows, np.empty(0, np.int32)])
     rank = np.empty(len(vocabulary), np.int32)
-    rank[np.argsort(np.bincount(flat, minlength=len(vocabulary)), kind="stable")] = np.arange(len(vocabulary), dtype=np.int32)
+    rank[np.argsort(np.bincount(flat), kind="stable")] = np.arange(len(vocabulary))
     sets = csr_array((np.ones(len(flat), np.int8), rank[flat], ends), shape=(len(texts), max(1, len(vocabulary))))
     sets.sort_indices()
     return sets
@@ -118,7 +118,7 @@ def similar_pairs(sets: csr_array, threshold: float = FAMILY, others: csr_array 
     starts = [0, *(np.flatnonzero(np.diff(cost // PRODUCTS)) + 1).tolist(), mine]
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for start, end in zip(starts[:-1], starts[1:], strict=True):
-        shared = (signs[start:end] @ theirs).tocoo()
+        shared = (signs[start:end].astype(np.int32) @ theirs).tocoo()  # counted in bytes, 256 shared words would be none
         left, right = shared.row.astype(np.int64) + start, shared.col.astype(np.int64) + offset
         later = right > left
         found += _verified(sets, left[later], right[later], threshold)
@@ -144,4 +144,4 @@ def _verified(sets: csr_array, left: np.ndarray, right: np.ndarray, threshold: f
 def components(count: int, left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> np.ndarray:
     """The family of each of `count` rows, (count,) int32, where rows that are joined by pairs, directly or not, are one family."""
     edges = csr_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
-    return connected_components(edges, directed=False)[1]
+    return connected_components(edges)[1]

@@ -50,8 +50,6 @@ class Mean:
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
     """F1 of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1; 0 where either text has no word. Lin 2004, https://aclanthology.org/W04-1013/."""
-    if not prediction.strip() or not reference.strip():
-        return {"rouge_1": 0.0, "rouge_2": 0.0, "rouge_l": 0.0}
     scores = _ROUGE.score(reference, prediction)
     return {f"rouge_{name[-1].lower()}": float(score.fmeasure) for name, score in scores.items()}
 
@@ -83,7 +81,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 2000
     Raises:
         ValueError: There are no values.
     """
-    data = np.asarray(values, dtype=float)
+    data = np.asarray(values)
     if data.size == 0:
         raise ValueError("bootstrap_mean needs at least one value")
     draws = np.random.default_rng(seed).choice(data, size=(resamples, data.size)).mean(axis=1)
@@ -135,10 +133,13 @@ def compare(name: str, base: Sequence[float], tuned: Sequence[float], *, higher_
 
     Returns:
         The measure as `evaluation.json` holds it: the two means, and the mean of the paired differences, tuned less base.
+
+    Raises:
+        ValueError: There are no values, or not as many of one model as of the other.
     """
     binary = all(isinstance(value, bool) for value in [*base, *tuned])
     mean = proportion if binary else bootstrap_mean
-    differences = np.asarray(tuned, dtype=float) - np.asarray(base, dtype=float)
+    differences = [float(after) - float(before) for before, after in zip(base, tuned, strict=True)]
     return {
         "name": name,
         "unit": unit,
@@ -146,7 +147,7 @@ def compare(name: str, base: Sequence[float], tuned: Sequence[float], *, higher_
         "n": len(differences),
         "base": rounded(mean(base)),  # type: ignore[arg-type]
         "tuned": rounded(mean(tuned)),  # type: ignore[arg-type]
-        "difference": rounded(bootstrap_mean(differences.tolist())),
+        "difference": rounded(bootstrap_mean(differences)),
     }
 
 
