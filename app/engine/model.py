@@ -22,6 +22,7 @@ from app.adapter import hub
 from app.adapter.cards import training_cards
 from app.adapter.contract import Contract, Probe
 from app.adapter.directory import WEIGHTS_FILE, find_base, open_tokenizer, read_run, resolve_adapter
+from app.adapter.lineage import is_llama
 from app.engine.decoder import Decoder, lacks_room, supports
 from app.errors import AdapterError, UserError
 
@@ -138,8 +139,9 @@ class LoadedModel:
 
     @property
     def built_with_llama(self) -> bool:
-        """Whether Llama's licence asks for the words "Built with Llama": the base is one of Meta's, not only shaped like it."""
-        return "llama" in self.base.lower() and not self.is_demo
+        """Whether Llama's licence asks for the words "Built with Llama": training found it at the base, or the base's name says so."""
+        found = self.run.get("built_with_llama")
+        return is_llama(self.base) if found is None else bool(found)
 
 
 def _choose_dtype(config: Any, device: str) -> torch.dtype:

@@ -20,12 +20,6 @@ def may_be_shipped(licence: str | None) -> bool:
     return {part.strip().lower() for part in (licence or "").split(",")} <= FREE_DATA
 
 
-def is_llama(licence: str | None, base: str) -> bool:
-    """Whether a base comes under one of Meta's Llama licences; where it states no licence of its own, its name decides."""
-    stated = (licence or "other").lower()
-    return stated.startswith("llama") or (stated in ("other", "unknown") and "llama" in base.lower())
-
-
 def check_name(repo: str, base: str) -> None:
     """A model made from Llama has a name that begins so (Llama 3.2 Community License, 1.b.i).
 

@@ -23,9 +23,10 @@ from app.adapter.cards import CARDS_FILE
 from app.adapter.contract import Contract
 from app.adapter.directory import RUN_FILE, WEIGHTS_FILE, find_folder, is_adapter_directory
 from app.adapter.hub import account, asking, check_names, fetch, parse, resolve_base
+from app.adapter.lineage import is_llama
 from app.engine.model import LoadedModel, load
 from app.errors import AdapterError, AdapterNotFound, ConfigError, DataError, HubUnavailable
-from finetune.data.licences import LICENCE_FILES, check_name, is_llama, may_be_shipped, notice
+from finetune.data.licences import LICENCE_FILES, check_name, may_be_shipped, notice
 from finetune.evaluation.gate import gate
 from finetune.evaluation.report import shareable
 from finetune.publishing.card import Card, render, rows_of
@@ -172,15 +173,16 @@ def _same_weights_on_hub(folder: Path, base_id: str) -> str:
     return str(info.sha)
 
 
-def _stated_licence(base: str, revision: str | None) -> str:
+def _stated(base: str, revision: str | None) -> tuple[str, list[str]]:
+    """The licence that a base's repository states, and the hub ids of what it says the base was made from."""
     with asking(base, CHANNEL_SECONDS) as api:
         card = api.model_info(base, revision=revision).card_data
-    licence = card.get("license") if card else None
+    licence, parents = (card.get("license"), card.get("base_model")) if card else (None, None)
     if not licence:
         raise ConfigError(
             f"The repository of {base} states no licence. Say under which the adapter may go with --licence, as in --licence mit."
         )
-    return str(licence)
+    return str(licence), parents if isinstance(parents, list) else [parents] if parents else []
 
 
 def _content(
@@ -195,8 +197,8 @@ def _content(
     """Every file of the commit by its name."""
     check_names(str(directory.name), [path.name for path in directory.iterdir()])
     base = contract.base
-    licence = options.licence or _stated_licence(base.id, base.revision)
-    llama = is_llama(licence, base.id)
+    licence, made_from = (options.licence, []) if options.licence else _stated(base.id, base.revision)
+    llama = bool(run.get("built_with_llama")) or is_llama(base.id, licence=licence, made_from=made_from)
     if llama:
         check_name(options.repo, base.id)
     files: dict[str, Path | bytes] = {name: directory / name for name in SHIPPED if (directory / name).is_file()}

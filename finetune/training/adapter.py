@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from app.adapter import contract as contracts
 from app.adapter.cards import CARDS_FILE
 from app.adapter.directory import RUN_FILE, WEIGHTS_FILE, is_adapter_directory
+from app.adapter.lineage import is_llama
 from app.errors import ConfigError
 from app.settings import ROOT
 from finetune import environment
@@ -165,6 +166,7 @@ def provenance(
         resolved["init_adapter"] = Path(config.init_adapter).name
     return {
         "base": {"id": base, "revision": base_revision},
+        "built_with_llama": any(is_llama(name, find_base_files(config.base, config.base_revision)) for name in (base, config.base)),
         "init_adapter": "sha256:" + contracts.sha256(Path(config.init_adapter) / WEIGHTS_FILE)[:16] if config.init_adapter else None,
         "data": {
             "id": source.id,

@@ -268,8 +268,10 @@ def test_adapters_in_a_folder_are_found_newest_first(tmp_path: Path) -> None:
         ("unsloth/Llama-3.2-3B-Instruct-bnb-4bit", False, True),
         ("meta-llama/Llama-3.2-3B-Instruct", False, True),
         ("Qwen/Qwen3-4B", False, False),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", False, False),
     ],
 )
 def test_the_page_can_say_what_kind_of_base_it_is(loaded: LoadedModel, base: str, demo: bool, llama: bool) -> None:
     model = replace(loaded, base=base)
     assert (model.is_demo, model.built_with_llama) == (demo, llama)
+    assert replace(model, run={"built_with_llama": not llama}).built_with_llama is not llama, "what training found counts"
