@@ -2,12 +2,10 @@
 
 `find(question)` says what a reader should be told first. A notice needs two things: words for what is happening (`emergency.yaml`,
 `self_harm.yaml`, `dosing.yaml`), and signs that it happens to somebody now and is no lesson, vignette, memory or worry (`gates.yaml`).
-An exam question about the same disease has the first and lacks the second. `words.yaml` says how a rule is read.
+An exam question about the same disease has the first and lacks the second. A gate cancels what it governs, in its clause or sentence,
+and leaves the rest of the message. `words.yaml` says how a rule is read.
 
-What the rules do not cover: languages other than English, spelling far from usual, pictures of speech that name no symptom, what was
-said in earlier turns, emergencies not listed there. A clinician's question about "a patient" gets no notice, unless the
-patient is "here", "in front of me" or "just" fell ill. No notice means nothing: these rules warn, they do not judge how ill somebody
-is. Measured by `make safety`.
+No notice means nothing: these rules warn, they do not judge how ill somebody is. Measured by `make safety`.
 """
 
 import re
@@ -15,15 +13,18 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from app.notices.patterns import WORD, Match, Patterns, Place, lines
+from app.notices.spelling import Spelling
+
 Kind = Literal["emergency", "self_harm", "dosing"]
 
 RULES = Path(__file__).parent / "rules"
+KINDS = ("emergency", "clinician", "self_harm", "method", "dosing", "idioms")
 NOTICES: dict[Kind, str] = {
     "emergency": (
         "This may be an emergency. Call the local emergency number first (112, 911, 999 or 000, depending on where you are) and do what "
@@ -37,12 +38,11 @@ NOTICES: dict[Kind, str] = {
     "dosing": "A dose for a person depends on things that this page does not know. Ask a pharmacist or doctor, or read the leaflet, first.",
 }
 WITHHELD = "This question gets no answer here. Please talk to somebody first: the notice says where."
-# Letters over which groups of one rule may be spread: some twenty words.
-REACH = 100
-# Places of one group that are looked at, so that a long text costs little.
-MOST_PLACES = 12
+# Letters before a sign in which a word that takes it back is looked for.
+GOVERNED = 70
 _SENTENCE = re.compile(r"[.!?;\n]+(?= |$)|\n")
-_CLAUSE = re.compile(r"[.!?;\n]+(?= |$)|\n|,|\b(?:and|but|now)\b")
+_CLAUSE = re.compile(r"[.!?;:,\n()]+(?= |$)|\n|\b(?:and|but|now|then|so|because|although|though|however)\b")
+_NUMBERS = {"ten", "eleven", "twelve", "fifteen", "sixteen", "eighteen", "twenty", "thirty", "forty", "fifty", "sixty", "hundred", "dozen"}
 
 
 @dataclass(frozen=True)
@@ -59,57 +59,123 @@ class Finding:
     withholds: bool = False
 
 
+class _Text:
+    """A question in its usual form, with its words, and the matches of rules in it."""
+
+    def __init__(self, question: str) -> None:
+        self.plain = _plain(question)
+        found = list(WORD.finditer(self.plain))
+        self.words, self.spans = [match[0] for match in found], [match.span() for match in found]
+        self.tags = [_tags(word) for word in self.words]
+        self._matches: dict[str, list[Match]] = {}
+        for match in _patterns().find(self.words, self.tags):
+            self._matches.setdefault(match.kind, []).append(match)
+        self._voided = [match.span for match in self._matches.get("idioms", [])]
+
+    def matches(self, kind: str) -> Iterator[Match]:
+        """Matches of the rules of a kind that no idiom covers and no negation takes back."""
+        for match in self._matches.get(kind, []):
+            idiom = any(place[0] < end and start < place[1] for start, end in self._voided for place in match.places)
+            if not idiom and not any(self._negated(place, match) for place in match.places):
+                yield match
+
+    def before(self, place: Place) -> str:
+        """What stands before some words, as far as a word may govern them."""
+        start = self.spans[place[0]][0]
+        return self.plain[max(0, start - GOVERNED) : start]
+
+    def _negated(self, place: Place, match: Match) -> bool:
+        before = self.before(place)
+        negation = _gate("negation").search(before)
+        if negation is None:
+            return False
+        at = self.spans[place[0]][0] - len(before) + negation.start()
+        inside = any(self.spans[first][0] <= at < self.spans[last - 1][1] for first, last in match.places)
+        return not inside
+
+    def around(self, place: Place, border: re.Pattern[str]) -> str:
+        """The sentences or clauses that some words lie in."""
+        start, end = self.spans[place[0]][0], self.spans[place[1] - 1][1]
+        borders = [0, *(found.end() for found in border.finditer(self.plain)), len(self.plain)]
+        return self.plain[max(place for place in borders if place <= start) : min(place for place in borders if place >= end)].strip()
+
+    def over(self, match: Match) -> bool:
+        """Whether it happened once: a part of it long ago, or all of it some time ago."""
+        around = [(self.around(place, _SENTENCE), self.around(place, _CLAUSE)) for place in match.places]
+        long_ago = any(_is_over(*pair, "long_ago") for pair in around)
+        return long_ago or all(_is_over(*pair, "past") for pair in around)
+
+    def has(self, *gates: str) -> bool:
+        """Whether one of these gates is anywhere in the text."""
+        return any(_gate(gate).search(self.plain) for gate in gates)
+
+
 def find(question: str) -> list[Finding]:
     """What the reader should be told before the answer to a question; at most one finding of each kind, the gravest first."""
-    text = _plain(question)
+    text = _Text(question)
     found: list[Kind] = []
     if _is_emergency(text):
         found.append("emergency")
-    harm = _is_self_harm(text)
-    if harm:
+    if _is_self_harm(text):
         found.append("self_harm")
     if not found and _is_personal_dosing(text):
         found.append("dosing")
-    return [Finding(kind, NOTICES[kind], withholds=kind == "self_harm" and any(_spans("method", text))) for kind in found]
+    return [Finding(kind, NOTICES[kind], withholds=kind == "self_harm" and _asks_for_means(text)) for kind in found]
 
 
-def _is_emergency(text: str) -> bool:
-    urgent = bool(re.search(r"\b(?:right now|as we speak|help me|please help|not for (?:an exam|school|class)|ambulance)\b", text))
-    if (_is_lesson(text) or _gate("patients").search(text)) and not urgent:
+def _is_emergency(text: _Text) -> bool:
+    if text.has("case") and not text.has("clinician"):
         return False
-    if _gate("vignette").search(text) and not _gate("near_me").search(text):
+    if text.has("vignette") and not text.has("near_me", "clinician"):
         return False
-    soon = _gate("urgent").search(text) or _gate("now").search(text)
-    if not _is_somebody(_gate("asker").sub("", text)) and (not soon or _gate("general").search(text)):
-        return False
-    return any(_happens(text, start, end) for start, end in _spans("emergency", text))
+    kinds = ("emergency", "clinician") if text.has("clinician", "clinical") else ("emergency",)
+    return any(_happens(text, match) for kind in kinds for match in text.matches(kind))
 
 
-def _is_self_harm(text: str) -> bool:
-    if _is_lesson(text) or _gate("patients").search(text):
+def _happens(text: _Text, match: Match) -> bool:
+    sentence, clinician = text.around(match.span, _SENTENCE), text.has("clinician")
+    denied = any(_gate("denied").search(text.before(place)) for place in match.places)
+    if denied or _gate("figures_of_speech").search(sentence):
         return False
-    for start, end in _spans("self_harm", text):
-        sentence = _around(text, start, end, _SENTENCE)
-        supposed = _is_supposed(sentence) and not re.search(r"\b(?:im|ive|my|me|myself|i (?:want|hurt|cut|feel|think|get))\b", sentence)
-        own = re.search(r"\b(?:i|im|ive|me|myself|whats the (?:point|use))\b", sentence)
-        said = _gate("past").sub("", _CLAUSE.split(sentence)[0])
-        over = _is_over(text, start, end) and not re.search(r"\b(?:i|im|ive|myself)\b", said)
-        general = _is_general(sentence) and not own
+    general = bool(_gate("general").search(sentence) or _gate("lesson").search(_gate("own_child").sub("mine", sentence)))
+    own = bool(_gate("own").search(sentence)) or (clinician and not general)
+    study = _gate("study").search(sentence) or (text.has("study") and not own)
+    if (general and not own) or study or (not clinician and _gate("patients").search(sentence)):
+        return False
+    # Without a person a sentence reports a state when it asks nothing in general and names more than a topic.
+    reports = len(match.places) > 1 and not _gate("topic").search(sentence)
+    person = clinician or reports or _is_somebody(_gate("asker").sub("", text.plain))
+    return person and not text.over(match) and not _is_supposed(sentence)
+
+
+def _is_self_harm(text: _Text) -> bool:
+    if text.has("case", "study"):
+        return False
+    for match in text.matches("self_harm"):
+        sentence, clause = text.around(match.span, _SENTENCE), text.around(match.span, _CLAUSE)
+        first = re.search(r"\b(?:i|im|ive|me|my|myself|whats the (?:point|use))\b", _gate("of_others").sub("", sentence))
+        general = (_gate("general").search(sentence) or _gate("lesson").search(sentence)) and not first
+        supposed = _is_supposed(sentence) and not first
+        over = _is_over(sentence, clause, "past") and not re.search(r"\b(?:i|im|ive|myself)\b", _gate("past").sub("", clause))
         if _is_somebody(sentence) and not (general or supposed or over or _gate("figures_of_speech").search(sentence)):
             return True
-    return any(_spans("method", text))
+    return _asks_for_means(text)
 
 
-def _is_personal_dosing(text: str) -> bool:
-    vignette = _gate("vignette").search(text) and not _gate("near_me").search(text)
-    if _is_lesson(text) or _gate("patients").search(text) or vignette:
+def _asks_for_means(text: _Text) -> bool:
+    return any(not _gate("lesson").search(text.around(match.span, _SENTENCE)) for match in text.matches("method"))
+
+
+def _is_personal_dosing(text: _Text) -> bool:
+    vignette = text.has("vignette") and not text.has("near_me")
+    if text.has("case", "study", "patients") or vignette or not any(text.matches("medicine")):
         return False
-    personal = _gate("personal")
-    for start, end in _spans("dosing", text):
-        sentence = _around(text, start, end, _SENTENCE)
-        general = (_gate("general").search(sentence) and not personal.search(sentence)) or _gate("mechanism").search(sentence)
-        own = personal.search(text) or _gate("dropped_i").search(text)
-        if _gate("medicine").search(text) and own and not (general or _gate("supposed").search(sentence)):
+    for match in text.matches("dosing"):
+        sentence = text.around(match.span, _SENTENCE)
+        personal = _gate("personal").search(sentence)
+        general = (_gate("general").search(sentence) or _gate("lesson").search(sentence)) and not personal
+        own = text.has("personal", "dropped_i")
+        if own and not (general or _gate("mechanism").search(sentence) or _gate("supposed").search(sentence)):
             return True
     return False
 
@@ -118,49 +184,36 @@ def _is_somebody(text: str) -> bool:
     return bool(_gate("somebody").search(text) or _gate("dropped_i").search(text))
 
 
-def _happens(text: str, start: int, end: int) -> bool:
-    sentence = _around(text, start, end, _SENTENCE)
-    if _gate("denied").search(text[max(0, start - 60) : start]) or _gate("figures_of_speech").search(sentence):
-        return False
-    return not (_is_general(sentence) or _is_supposed(sentence) or _is_over(text, start, end))
-
-
-def _is_lesson(text: str) -> bool:
-    return bool(_gate("lesson").search(_gate("own_child").sub("mine", text)))
-
-
-def _is_general(sentence: str) -> bool:
-    return bool(_gate("general").search(sentence) and not _gate("own").search(sentence))
-
-
 def _is_supposed(sentence: str) -> bool:
     return bool(_gate("supposed").search(sentence) and not re.search(r"\b(?:right now|now|just)\b", sentence))
 
 
-def _is_over(text: str, start: int, end: int) -> bool:
-    if not _gate("past").search(_around(text, start, end, _SENTENCE)):
-        return False
-    clause = _around(text, start, end, _CLAUSE)
-    return bool(_gate("past").search(clause)) or not (_gate("present").search(clause) or _gate("now").search(clause))
-
-
-def _around(text: str, start: int, end: int, border: re.Pattern[str]) -> str:
-    """The sentences or clauses that a match lies in."""
-    borders = [0, *(match.end() for match in border.finditer(text)), len(text)]
-    return text[max(place for place in borders if place <= start) : min(place for place in borders if place >= end)].strip()
+def _is_over(sentence: str, clause: str, gate: str) -> bool:
+    if past := _gate(gate).search(clause):
+        return not _gate("now").search(clause, past.end())
+    told = _gate(gate).search(sentence) and _gate("past_tense").search(clause)
+    return bool(told) and not (_gate("present").search(clause) or _gate("now").search(clause))
 
 
 def _plain(question: str) -> str:
-    """Lower case without accents and apostrophes, hyphens as spaces, and no roman I that is a number."""
+    """Lower case without accents and apostrophes, hyphens as spaces, usual spelling, and no roman I that is a number."""
     letters = "".join(letter for letter in unicodedata.normalize("NFKD", question) if not unicodedata.combining(letter))
-    text = re.sub(r"[\u2019\u2018`]", "'", letters.lower())
-    text = re.sub(rf"\b({_gate('kin').pattern})'s\b", r"\1 is", text).replace("'", "")
+    text = re.sub(r"[\u2019\u2018`\u00b4]", "'", letters.lower())
+    text = re.sub(rf"\b({_whole(read('gates')['kin'])})'s\b", r"\1 is", text).replace("'", "")
     text = re.sub(r"[-\u2010-\u2014/]", " ", text)
-    for usual, pattern in _spellings():
-        text = pattern.sub(usual, text)
+    units = "mg|mcg|ml|mls|g|kg|units?|iu|puffs?|tablets?|pills?|weeks?|days?|months?|yo|yrs?|mins?|hrs?"
+    text = re.sub(rf"(?<=\d)(?=(?:{units})\b)", " ", text)
+    text = _spelling().usual(text)
     text = re.sub(r"\b(type|class|grade|stage|phase|factor|axis|mobitz|group|angiotensin|complex|hepatitis) i\b", r"\1 one", text)
     text = re.sub(r"\b(?:tell|give|remind|show|teach|help) me (?=what|which|how|why|when|the|about|understand|all|a list|some)", "", text)
     return re.sub(r"[ \t]+", " ", text).strip()
+
+
+def _tags(word: str) -> list[str]:
+    names, stems, never = _medicines()
+    named = word in names or (word[-1] == "s" and word[:-1] in names) or (stems.fullmatch(word) and word not in never)
+    found = ["_name_"] if named else []
+    return [*found, "_count_"] if word in _NUMBERS or (word.isdigit() and len(word) > 1) else found
 
 
 @cache
@@ -176,71 +229,24 @@ def _whole(block: str) -> str:
 
 @cache
 def _gate(name: str) -> re.Pattern[str]:
-    names = {"<kin>": _whole(read("gates")["kin"]), "<brands>": "|".join(read("words")["brands"].split())}
-    pattern = _whole(read("gates")[name])
-    for short, words in names.items():
-        pattern = pattern.replace(short, words)
-    return re.compile(pattern)
+    return re.compile(_whole(read("gates")[name]).replace("<kin>", _whole(read("gates")["kin"])))
 
 
 @cache
-def _spellings() -> list[tuple[str, re.Pattern[str]]]:
-    return [(usual, re.compile(rf"\b(?:{spelling})\b")) for usual, spelling in read("words")["spellings"].items()]
-
-
-def _joined(block: str) -> list[str]:
-    """The lines of a block, each with the indented ones that go on with it."""
-    return re.sub(r"\n +", " ", re.sub(r"\|\n +", "|", block)).strip().splitlines()
+def _medicines() -> tuple[set[str], re.Pattern[str], set[str]]:
+    lists = read("medicines")
+    names = {name for kind in ("generic", "also", "brands") for name in lists[kind].split()}
+    return names, re.compile(lists["stems"].replace(" ", "")), set(lists["never"].split())
 
 
 @cache
-def _rules(name: str) -> list[list[re.Pattern[str]]]:
-    return [[_group(group) for group in line.split(" & ")] for rule in read(name) for line in _joined(rule["patterns"])]
+def _patterns() -> Patterns:
+    classes = dict(line.split(" = ") for line in lines(read("words")["classes"]))
+    rules = [(kind, rule["name"], rule["patterns"]) for kind in KINDS for rule in read(kind)]
+    return Patterns([*rules, ("medicine", "medicine", "_drug_")], classes)
 
 
 @cache
-def _classes() -> dict[str, str]:
-    return dict(line.split(" = ") for line in _joined(read("words")["classes"]))
-
-
-@cache
-def _shorthand() -> dict[str, str]:
-    many = (
-        r"(?:[1-9]\d+|dozens?|ten|fifteen|twenty|thirty|forty|fifty|sixty) (?!mg|mcg|ml|units|iu|puffs|drops|g |cc)(?:\w+ ){0,3}?"
-        r"(?:pills|tablets|tabs|caps|capsules|tylenols?|paracetamols?|ibuprofens?|aspirins?|advils?|xanax|\w{6,}s)"
-    )
-    return {"_drug_": _gate("medicine").pattern.removeprefix(r"\b").removesuffix(r"\b"), "_many_": many}
-
-
-def _group(words: str) -> re.Pattern[str]:
-    for name, members in _classes().items():
-        words = words.replace(name, members)
-    parts = [_shorthand().get(word.strip()) or _literal(word.strip()) for word in words.split("|")]
-    return re.compile(rf"\b(?:{'|'.join(parts)})(?!\w)")
-
-
-def _literal(word: str) -> str:
-    pattern = re.escape(word).replace(r"\ \.\.\.\ ", r" (?:\w+ ){0,3}").replace(r"\*", r"\w*").replace(r"\#", r"\d")
-    pattern = re.sub(r"\\\[(.*?)\\\]", lambda digits: f"[{digits[1]}]", pattern)
-    return re.sub(r"^not\\ ", "(?:not|isnt|arent|aint) ", pattern)
-
-
-def _spans(name: str, text: str) -> Iterator[tuple[int, int]]:
-    """Where a rule matches: one word of each of its groups, near one another."""
-    for groups in _rules(name):
-        places: list[list[tuple[int, int]]] = []
-        for group in groups:
-            if not (found := [match.span() for match in group.finditer(text)][:MOST_PLACES]):
-                break
-            places.append(found)
-        if len(places) < len(groups):
-            continue
-        for chosen in product(*places):
-            start, end = min(place[0] for place in chosen), max(place[1] for place in chosen)
-            if end - start <= REACH and _apart(chosen):
-                yield start, end
-
-
-def _apart(places: tuple[tuple[int, int], ...]) -> bool:
-    order = sorted(places)
-    return all(before[1] <= after[0] for before, after in pairwise(order))
+def _spelling() -> Spelling:
+    words = {word for word in _patterns().vocabulary() if len(word) > 3}
+    return Spelling(read("words")["spellings"].items(), read("words")["right"].split(), words, _medicines()[0])

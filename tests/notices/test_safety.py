@@ -8,7 +8,11 @@ from typing import get_args
 
 import pytest
 
-from app.notices.safety import NOTICES, Kind, find, read
+from app.errors import ConfigError
+from app.notices import trial
+from app.notices.patterns import lines
+from app.notices.safety import NOTICES, Kind, _Text, find, read
+from app.notices.trial import FILES, try_rules
 from tests.conftest import FLASHCARDS
 from tests.safety import counts, examples, first_sight, share, unseen
 
@@ -64,12 +68,110 @@ def test_capitals_apostrophes_and_accents_do_not_matter() -> None:
         assert kinds(text) == ["emergency"], text
 
 
-@pytest.mark.parametrize("name", ["emergency", "self_harm", "method", "dosing", "words"])
-def test_rules_use_the_spelling_that_questions_are_brought_to(name: str) -> None:
-    rules = read(name)["classes"] if name == "words" else "\n".join(rule["patterns"] for rule in read(name))
-    words = {word.strip() for word in re.split(r"[|&\n]", rules)}
+@pytest.mark.parametrize("name", [*FILES, "idioms"])
+def test_patterns_use_the_spelling_that_questions_are_brought_to(name: str) -> None:
+    words = {word for rule in read(name) for word in re.split(r" & |\|", "|".join(lines(rule["patterns"])))}
     spellings = read("words")["spellings"].values()
     assert [word for word in words for spelling in spellings if re.search(rf"\b(?:{spelling})\b", word)] == []
+
+
+def test_every_rule_works_on_its_examples() -> None:
+    try_rules()
+
+
+@pytest.mark.parametrize("key", ["examples", "counter_examples"])
+def test_a_rule_that_does_not_do_what_it_says_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    rule = {"name": "hiccups", "patterns": "hiccup* & days", "examples": ["my hiccups last days"] * 5, "counter_examples": ["a book"] * 5}
+    rule[key] = ["a chair"] * 5 if key == "examples" else ["I cannot breathe, my lips are blue"] * 5
+    monkeypatch.setattr(trial, "read", lambda file: [rule] if file == "emergency" else [])
+    with pytest.raises(ConfigError, match="hiccups"):
+        try_rules.__wrapped__()
+    rule["examples"] = ["x"]
+    with pytest.raises(ConfigError, match="at least 5"):
+        try_rules.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("alarm", "quiet"),
+    [
+        ("my chest is crushing, no rash", "no crushing chest pain, just a rash on my arm"),
+        ("I have a bad rash and cannot breathe", "a rash but no trouble breathing or swelling of my lips"),
+        ("not sleeping and I want to die", "I have no suicidal thoughts, I sleep badly"),
+        ("he denies fever but his speech is slurred and his arm is weak", "he denies slurred speech, chest pain or fainting"),
+    ],
+)
+def test_a_negation_takes_back_what_follows_it_and_nothing_else(alarm: str, quiet: str) -> None:
+    assert kinds(alarm) and not kinds(quiet)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "quiet"),
+    [
+        (
+            "If you were a doctor what would you do: dad's chest is crushing and he is grey",
+            "If somebody has chest pain, what do they do?",
+        ),
+        ("He has a history of gout and now his face droops and his arm is weak", "He has a history of stroke and likes chess"),
+        ("She had a hip done last year. She cannot breathe and her lips are blue", "She was blue and gasping last year"),
+        ("What is the differential? My wife's face is drooping and she talks nonsense", "What is the differential of a drooping face?"),
+        ("I failed my exam. My chest hurts and my arm is numb", "My exam is about chest pain with a numb arm"),
+    ],
+)
+def test_a_gate_cancels_its_own_clause_only(alarm: str, quiet: str) -> None:
+    assert kinds(alarm) == ["emergency"] and not kinds(quiet)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "quiet"),
+    [
+        ("he is confused and burning up", "I am confused about which form to burn"),
+        ("I want to end it, I have the rope", "I want to end it with my girlfriend"),
+        ("my heart is racing and I feel faint", "my heart is racing for no reason but coffee"),
+        ("he swallowed too many tablets", "he ate too much candy"),
+    ],
+)
+def test_a_turn_of_speech_alarms_nobody(alarm: str, quiet: str) -> None:
+    assert kinds(alarm) and not kinds(quiet)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my husbend is unconcious", "shes having a siezure", "he cant breath and his lips are purpel", "my dads speach is slured",
+        "help my babby has gone flopy", "presure on my chest and my jaw is acheing",
+    ],
+)  # fmt: skip
+def test_slips_of_the_finger_do_not_hide_an_emergency(text: str) -> None:
+    assert kinds(text) == ["emergency"]
+
+
+def test_words_that_are_right_stay_as_they_are() -> None:
+    for text in ("retinal veins and cortical areas", "Steven texted about dystonia", "the fascia and the choroid"):
+        assert _Text(text).plain == text.lower()
+
+
+@pytest.mark.parametrize(
+    ("here", "general"),
+    [
+        ("My patient has just collapsed and has no pulse", "How is a patient with no pulse treated?"),
+        ("Pt in bed 3, sats 76 on 15 litres", "Which sats are normal in patients with COPD?"),
+        ("I have a child in status epilepticus in resus", "Pathophysiology of status epilepticus"),
+    ],
+)
+def test_a_clinicians_emergency_is_one_and_her_question_none(here: str, general: str) -> None:
+    assert kinds(here) == ["emergency"] and not kinds(general)
+
+
+@pytest.mark.parametrize("name", ["telmisartan", "fexofenadine", "rosuvastatin", "Symbicort", "perindopril", "dapagliflozin", "amoxicilin"])
+def test_a_dose_of_any_medicine_gets_a_notice(name: str) -> None:
+    assert kinds(f"can I take {name} twice a day") == ["dosing"]
+
+
+def test_there_are_1500_generic_names_and_none_is_an_everyday_word() -> None:
+    medicines = read("medicines")
+    assert len(medicines["generic"].split()) >= 1500
+    everyday = {"water", "honey", "sugar", "plan", "care", "sonata", "soma", "cholesterol"}
+    assert not everyday & {name for kind in ("generic", "also", "brands") for name in medicines[kind].split()}
 
 
 def test_a_question_for_the_means_of_harm_gets_no_answer_and_grief_does() -> None:
