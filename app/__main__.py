@@ -1,4 +1,4 @@
-"""Starts the chat: `python -m app [serve] [--adapter PATH_OR_REPO] [--host 127.0.0.1] [--port 7860]`.
+"""Starts the chat: `python -m app [serve] [--adapter PATH_OR_REPO] [--base FOLDER] [--host 127.0.0.1] [--port 7860]`.
 
 `python -m app replay FILE [--adapter PATH_OR_REPO]` makes the answers of a saved conversation again and says where they differ.
 `python -m app cost --price-per-hour X --currency EUR --as-of DATE` measures the speed and says what 1,000 answers cost.
@@ -30,7 +30,8 @@ from app.settings import ROOT, Settings, load_settings
 
 log = logging.getLogger("app")
 
-OPTIONS = ("adapter", "more_adapters", "host", "port")
+# Settings that the command line sets, too.
+OPTIONS = {"adapter": "--adapter", "base_folder": "--base", "more_adapters": "--more-adapters", "host": "--host", "port": "--port"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,10 +54,10 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--as-of", metavar="DATE", help="the day on which you looked it up, such as 2026-11-22")
     group.add_argument("--tokens-per-second", type=float, metavar="N", help="a speed measured elsewhere; measured here when left out")
     group.add_argument("--tokens-per-answer", type=float, metavar="N", help="goes with --tokens-per-second")
-    for name in OPTIONS:
+    for name, option in OPTIONS.items():
         field = Settings.model_fields[name]
         default = f" Default: {field.default}." if field.default != "" else ""
-        result.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=f"{field.description}{default}")
+        result.add_argument(option, dest=name, metavar=name.rpartition("_")[2].upper(), help=f"{field.description}{default}")
     return result
 
 

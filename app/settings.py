@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     adapter: str = Field(
         DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@CHANNEL_OR_REVISION] of a Hub repository."
     )
+    base_folder: str = Field(
+        "", description="Folder of the base model, where it does not lie where the adapter says; recognised by the hash of its weights."
+    )
     more_adapters: str = Field(
         "", description="Further adapters to offer on the page, separated by commas: folders or OWNER/NAME[@REVISION]."
     )

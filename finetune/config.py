@@ -21,6 +21,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: str = Field("unsloth/Llama-3.2-3B-Instruct-bnb-4bit", description="Base model: a hub id, or a folder.")
+    base_id: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Hub id, OWNER/NAME, by which the adapter names a base that is a folder."
+    )
     base_revision: str | None = Field(None, description="Commit, branch or tag of a base model on the Hub.")
     data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, a file, or a folder of data prepare.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")

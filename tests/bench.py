@@ -33,6 +33,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, TextIteratorStreamer
 
 from app.adapter import contract as contracts
+from app.adapter.behaviour import golden_nll
 from app.adapter.contract import prompt_ids
 from app.engine.answer import GenerationRequest
 from app.engine.decoder import Decoder
@@ -135,7 +136,7 @@ def make_adapters(base: Path, folder: Path, rank: int, length: int) -> list[str]
             adapter,
             tokenizer,
             contracts.BaseIdentity(id=str(base.resolve()), revision=None, architecture=contracts.architecture(model.config)),
-            golden_nll=contracts.golden_nll(peft_model, tokenizer),
+            golden_nll=golden_nll(peft_model, tokenizer),
             trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
             eos_token_ids=[NEVER],
             context_length=length,

@@ -18,7 +18,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from app.adapter.contract import BaseIdentity, Contract, Probe, architecture
+from app.adapter.behaviour import Probe
+from app.adapter.contract import BaseIdentity, Contract, architecture
 from app.engine.model import LoadedModel, default_device, load
 from app.settings import DEMO_ADAPTER, ROOT
 from finetune.data.sources import read_cards
@@ -45,7 +46,7 @@ def with_fresh_adapter(base: Path) -> LoadedModel:
         base=identity, template_sha256="", tokenizer_sha256="", golden=[], golden_answer="", golden_nll=0.0, trained_dtype="bfloat16",
         eos_token_ids=[tokenizer.eos_token_id], context_length=model.config.max_position_embeddings,
     )  # fmt: skip
-    probe = Probe(logit_change=0, threshold=0, nll=0, trained_nll=0, tolerance=0)
+    probe = Probe(logit_change=0, threshold=0, nll=0, trained_nll=0, expected_nll=0, tolerance=0)
     return LoadedModel(base.name, peft.eval(), tokenizer, contract, probe, base.name, None, None, device, str(dtype).removeprefix("torch."))
 
 

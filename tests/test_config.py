@@ -61,7 +61,7 @@ def test_the_command_line_overrides_a_preset_and_none_does_not() -> None:
         ({"lerning_rate": 1}, "lerning_rate = 1 is not allowed.*Known keys: .*learning_rate"),
         ({"learning_rate": "fast"}, "learning_rate = 'fast' is not allowed.*Peak learning rate"),
         ({"learning_rate": -1}, "learning_rate = -1 is not allowed"),
-        ({"template": "alpaca"}, "template = 'alpaca' is not allowed.*'medical' or 'llama3'"),
+        ({"template": "alpaca"}, "template = 'alpaca' is not allowed.*'medical', 'llama3' or 'native'"),
         ({"lora_rank": 0}, "lora_rank = 0 is not allowed"),
         ({"target_modules": "all"}, "target_modules = 'all' is not allowed"),
     ],

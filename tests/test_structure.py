@@ -33,7 +33,7 @@ ONLY_IN = {
     "bm25s": ["app/notices/evidence.py"],
     "triton": ["app/engine/kernels.py"],
     "openai": ["app/engine/remote.py", "app/engine/handshake.py"],
-    "torch": ["app/adapter/contract.py", "app/engine/", "app/web/server.py", "finetune/"],
+    "torch": ["app/adapter/behaviour.py", "app/engine/", "app/web/server.py", "finetune/"],
 }
 MODELS = {"AutoModelForCausalLM", "PeftModel", "PreTrainedModel"}  # what opens or holds weights
 FILES = sorted(path for package in ROOMS for path in (ROOT / package).rglob("*.py"))
@@ -110,7 +110,7 @@ def test_a_module_names_only_the_libraries_that_are_its_business(path: Path) -> 
 
 @pytest.mark.parametrize("room", ["adapter", "notices"])
 def test_the_adapter_and_the_notices_know_no_model(room: str) -> None:
-    for path in {*(ROOT / "app" / room).glob("*.py")} - {ROOT / "app/adapter/contract.py"}:  # that one asks a model for its logits
+    for path in {*(ROOT / "app" / room).glob("*.py")} - {ROOT / "app/adapter/behaviour.py"}:  # that one asks a model for its logits
         assert not MODELS & set(re.findall(r"\w+", path.read_text(encoding="utf-8"))), identify(path)
 
 

@@ -1,26 +1,24 @@
 """The prompt contract: what must be equal between training and chatting, written by training and verified on every load.
 
-Knows tokenizers and models, but not where they come from and not who asks.
+Knows tokenizers and configurations, but no model, not where they come from and not who asks; `behaviour` asks the model.
 """
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from app.adapter import prompts
 from app.adapter.prompts import Message, prompt_ids
 from app.errors import ContractViolation
 
-log = logging.getLogger(__name__)
-
 FILE_NAME = "prompt_contract.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILE = "tokenizer.json"
+
+LOCAL = "sha256:"  # begins the revision of a folder
 
 # Conversations whose prompt tokens must be the same here as in training: one turn, two turns, and a hostile one.
 GOLDEN_CONVERSATIONS: list[list[Message]] = [
@@ -34,11 +32,8 @@ GOLDEN_CONVERSATIONS: list[list[Message]] = [
 ]
 GOLDEN_ANSWER = "Common symptoms of diabetes are thirst, passing a lot of urine, tiredness, weight loss and blurred vision."
 
-# How far the mean NLL of the golden answer (nats per token) may lie from the trained one. A 4-bit base was quantised, so serving
-# it in 16 bits moves every logit a little; 16-bit formats differ from float32 by rounding alone.
-NLL_TOLERANCE = {"float32": 0.02, "bfloat16": 0.1, "float16": 0.05, "4bit": 0.3}
-# Relative change of the golden prompt's logits below which an adapter counts as inactive: a few units of rounding of each dtype.
-NOISE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}
+# Of transformers' BitsAndBytesConfig, what decides the values that quantised weights stand for.
+QUANTISATION = ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_quant_storage", "llm_int8_skip_modules")
 ARCHITECTURE_KEYS = (
     "model_type",
     "hidden_size",
@@ -55,10 +50,12 @@ class BaseIdentity(BaseModel):
     """The base model an adapter was trained on.
 
     Attributes:
-        id: Hub id, or a path relative to the adapter directory or the repository root.
+        id: Hub id, or a path relative to the adapter directory or the repository root, or a folder's name alone.
         revision: Hub commit; for a local folder a hash of its weights.
         architecture: The configuration values that decide the shapes.
         equivalents: Hub ids of other repositories with the same weights, say in 16 bits.
+        weights_sha256: Hash of configuration and weights, by which a folder is recognised wherever it lies.
+        quantisation: `QUANTISATION` settings by which training quantised the base while opening it; None where it took the files' weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +63,18 @@ class BaseIdentity(BaseModel):
     revision: str | None
     architecture: dict[str, Any]
     equivalents: list[str] = []
+    weights_sha256: str | None = None
+    quantisation: dict[str, Any] | None = None
+
+    @property
+    def weights(self) -> str | None:
+        """The hash of the weights, "sha256:..."; None where the contract states none."""
+        return self.weights_sha256 or (self.revision if self.revision and self.revision.startswith(LOCAL) else None)
+
+    @property
+    def commit(self) -> str | None:
+        """The Hub commit, where it is known."""
+        return None if self.revision and self.revision.startswith(LOCAL) else self.revision
 
 
 class GoldenPrompt(BaseModel):
@@ -92,6 +101,7 @@ class Contract(BaseModel):
     Attributes:
         golden_nll: Mean negative log-likelihood of the golden answer after the first golden prompt, nats per token.
         trained_dtype: dtype of the weights when `golden_nll` was measured, or "4bit".
+        unquantised_nll: What `golden_nll` is with the weights of the files; None where nobody measured it.
         eos_token_ids: Tokens that end an answer; the one that the template trains on is among them.
         context_length: Tokens that prompt and answer may have together.
     """
@@ -105,28 +115,10 @@ class Contract(BaseModel):
     golden_answer: str
     golden_nll: float
     trained_dtype: str
+    unquantised_nll: float | None = None
     eos_token_ids: list[int] = Field(min_length=1)
     context_length: int
     generation: GenerationDefaults = GenerationDefaults()
-
-
-class Probe(BaseModel):
-    """What the check on load measured.
-
-    Attributes:
-        logit_change: ||on - off|| / ||off|| of the golden prompt's last logits.
-        threshold: The change below which the adapter would count as inactive.
-        nll: Mean NLL of the golden answer here, nats per token.
-        trained_nll: The same in training.
-        tolerance: Allowed difference of the two.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    logit_change: float
-    threshold: float
-    nll: float
-    trained_nll: float
-    tolerance: float
 
 
 def sha256(path: Path) -> str:
@@ -140,14 +132,11 @@ def architecture(config: Any) -> dict[str, Any]:
     return {key: getattr(config, key, None) for key in ARCHITECTURE_KEYS}
 
 
-@torch.inference_mode()
-def golden_nll(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, answer: str = GOLDEN_ANSWER) -> float:
-    """Mean NLL of the golden answer and its EOS after the first golden prompt, nats per token."""
-    messages = [*GOLDEN_CONVERSATIONS[0], {"role": "assistant", "content": answer}]
-    encoded = torch.tensor(prompts.encode(tokenizer, messages), device=next(model.parameters()).device)
-    ids, mask = encoded[:1], encoded[1:].bool()
-    labels = torch.where(mask, ids, -100)
-    return float(model(input_ids=ids, labels=labels, use_cache=False).loss)
+def quantisation(config: Any) -> dict[str, Any] | None:
+    """The `QUANTISATION` settings in a model's configuration; None where its weights are not quantised by bitsandbytes."""
+    found = getattr(config, "quantization_config", None) or {}
+    values = found if isinstance(found, dict) else found.to_dict()
+    return {key: values.get(key) for key in QUANTISATION} if values.get("load_in_4bit") else None
 
 
 def write(directory: Path, tokenizer: PreTrainedTokenizerBase, base: BaseIdentity, **measured: Any) -> Contract:
@@ -173,8 +162,15 @@ def write(directory: Path, tokenizer: PreTrainedTokenizerBase, base: BaseIdentit
         golden_answer=GOLDEN_ANSWER,
         **measured,
     )
-    (directory / FILE_NAME).write_text(contract.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    save(contract, directory)
     return contract
+
+
+def save(contract: Contract, directory: Path) -> None:
+    """Writes a contract into an adapter directory, in the place of the one that is there."""
+    partial = directory / f"{FILE_NAME}.partial"
+    partial.write_text(contract.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.replace(directory / FILE_NAME)
 
 
 def _check_neutralised(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -260,40 +256,3 @@ def verify_base(contract: Contract, config: Any) -> None:
         raise ContractViolation(
             f"The base model differs from the trained one: {'; '.join(differs)}. Open the base that the contract names: {contract.base.id}."
         )
-
-
-def verify_behaviour(contract: Contract, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, serving_dtype: str) -> Probe:
-    """Proves that the adapter changes the model, and that model and adapter together behave as in training.
-
-    Args:
-        contract: The adapter's contract.
-        model: A PEFT model with the adapter active.
-        tokenizer: Its tokenizer.
-        serving_dtype: dtype of the weights here ("bfloat16", "float16", "float32"), or "4bit".
-
-    Raises:
-        ContractViolation: The adapter changes nothing, or the golden answer is not as likely as it was.
-    """
-    device = next(model.parameters()).device
-    ids = torch.tensor([contract.golden[0].prompt_ids], device=device)
-    with torch.inference_mode():
-        on = model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        with model.disable_adapter():
-            off = model(input_ids=ids, use_cache=False).logits[0, -1].float()
-    change = float((on - off).norm() / off.norm())
-    compute_dtype = str(model.dtype).removeprefix("torch.")
-    threshold = NOISE.get(compute_dtype, NOISE["bfloat16"])
-    if not change > threshold:  # also refuses NaN
-        raise ContractViolation(
-            f"The adapter does not change the model: the golden prompt's logits move by {change:.2e}, noise is up to {threshold:.0e}. "
-            "Its weights are empty or do not belong to this base; train it again or choose another."
-        )
-    nll = golden_nll(model, tokenizer, contract.golden_answer)
-    tolerance = max(NLL_TOLERANCE.get(contract.trained_dtype, 0.1), NLL_TOLERANCE.get(serving_dtype, 0.1))
-    if not abs(nll - contract.golden_nll) <= tolerance:
-        raise ContractViolation(
-            f"The model does not behave as in training: the golden answer's mean NLL is {nll:.3f} here "
-            f"and {contract.golden_nll:.3f} in the contract "
-            f"(allowed difference {tolerance}). The base or the adapter weights differ; fetch both again."
-        )
-    return Probe(logit_change=change, threshold=threshold, nll=nll, trained_nll=contract.golden_nll, tolerance=tolerance)

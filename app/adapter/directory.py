@@ -1,9 +1,8 @@
-"""An adapter directory: where it lies, what its files say, which base it is to be opened on. Opens tokenizers, never a model.
+"""An adapter directory: where it lies and what its files say. Opens tokenizers, never a model.
 
 The directory is the only thing that passes between training and chatting. No pickle is ever opened and no remote code is ever run.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.adapter import contract as contracts
 from app.adapter import hub
+from app.adapter.base import find_base
 from app.adapter.contract import Contract
-from app.adapter.hub import fetch, resolve_base
 from app.errors import AdapterError, AdapterNotFound, ContractViolation
 from app.settings import ROOT
 
@@ -96,61 +95,13 @@ def _check_directory(directory: Path, name: str) -> None:
         raise AdapterError(f"{name} has no {WEIGHTS_FILE}: the weights are missing. Fetch or train the adapter again.")
 
 
-def weights_hash(folder: Path) -> str:
-    """A short digest over the configuration and all safetensors of a folder: its revision where there is no commit."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
-        digest.update(path.name.encode() + contracts.sha256(path).encode())
-    return "sha256:" + digest.hexdigest()[:16]
-
-
-def _choose_base(contract: Contract, device: str) -> str:
-    base = contract.base.id
-    sixteen_bit = next((other for other in contract.base.equivalents if not other.lower().endswith("4bit")), None)
-    # bitsandbytes decodes 0.15 tokens/s of a 3B model on a CPU: open the same weights in 16 bits there.
-    return sixteen_bit if device == "cpu" and base.lower().endswith("4bit") and sixteen_bit else base
-
-
-def find_base(contract: Contract, directory: Path, device: str, from_hub: bool = False) -> tuple[Path, str, str]:
-    """The files of the base model that an adapter is to be opened on, fetched where that is needed.
+def prepare(adapter: str, device: str, base: str = "") -> Path:
+    """Fetches all that `load` will need from the Hub, so that loading does not wait for it.
 
     Args:
-        contract: The adapter's contract.
-        directory: The adapter directory.
+        adapter: As for `load`.
         device: "cuda" or "cpu".
-        from_hub: The adapter came from the Hub; it may then name nothing on this machine.
-
-    Returns:
-        Folder, name, and revision: a commit, or a hash of the weights.
-
-    Raises:
-        ContractViolation: It is not there, or not what was trained on.
-        AdapterNotFound, HubUnavailable: The Hub has no such base, or does not answer.
-    """
-    name = _choose_base(contract, device)
-    folder = None if from_hub else resolve_base(name, directory)
-    if folder:
-        revision = weights_hash(folder)
-        if contract.base.revision and contract.base.revision != revision and name == contract.base.id:
-            raise ContractViolation(
-                f"The base model in {name} was changed since training ({revision} here, {contract.base.revision} in the contract). "
-                "Restore it, or train the adapter again on the new base."
-            )
-        return folder, name, revision
-    if hub.parse(name) is None:
-        cure = (
-            "Its owner publishes the base and pushes the adapter again with --base-id."
-            if from_hub
-            else "Put it next to the adapter or below the repository root, as it was in training."
-        )
-        raise ContractViolation(f"The base model {name} is not there. {cure}")
-    asked = contract.base.revision if name == contract.base.id else None
-    folder = fetch(name, asked)
-    return folder, name, folder.name
-
-
-def prepare(adapter: str, device: str) -> Path:
-    """Fetches all that `load` will need from the Hub, so that loading does not wait for it.
+        base: As `given` of `find_base`.
 
     Returns:
         The adapter directory.
@@ -159,7 +110,7 @@ def prepare(adapter: str, device: str) -> Path:
         AdapterError, HubUnavailable: As `load`.
     """
     directory, pin = resolve_adapter(adapter)
-    find_base(contracts.read(directory), directory, device, from_hub=pin is not None)
+    find_base(contracts.read(directory), directory, device, pin is not None, base)
     return directory
 
 

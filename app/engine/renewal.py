@@ -75,7 +75,7 @@ class Renewal:
                 running.pin = found
             return f"{repo} has nothing newer: commit {found.commit[:12]} is running."
         try:
-            folder = prepare(found.name, default_device())
+            folder = prepare(found.name, default_device(), self._settings.base_folder)
             golden = GenerationRequest(messages=GOLDEN_CONVERSATIONS[0], adapter=found.name, max_new_tokens=1)
             for _ in self._generator.submit(golden):  # opens it, and shows that it answers
                 pass

@@ -185,11 +185,20 @@ def model_facts(loaded: LoadedModel) -> str:
             "base_revision": loaded.base_revision,
             "logit_change": f"{probe.logit_change:.3g}, inactive below {probe.threshold:.1g}" if probe else None,
             "golden answer's NLL": f"{probe.nll:.3f} here, {probe.trained_nll:.3f} in training" if probe else None,
+            "trained on": _trained_on(loaded),
             "runs on": f"{loaded.device}, {loaded.dtype}, {loaded.way}",
             "opened in": f"{loaded.load_seconds:.1f} s, {loaded.warm_up_seconds:.1f} s of it to warm up",
             "memory": f"{loaded.memory_bytes / 2**20:,.0f} MiB of weights and cache" if loaded.memory_bytes else None,
         }
     )
+
+
+def _trained_on(loaded: LoadedModel) -> str | None:
+    """What of the weights is not as it was in training."""
+    if loaded.contract.trained_dtype != "4bit" or loaded.dtype == "4bit" or loaded.probe is None:
+        return None
+    measured = "as training measured for" if loaded.contract.unquantised_nll is not None else "within what is allowed for"
+    return f"the base in 4 bits; here its 16-bit weights, whose golden answer's NLL is {measured} them"
 
 
 def answer_facts(details: dict[str, Any]) -> str:

@@ -132,8 +132,8 @@ def _generator(settings: Settings) -> Generator:
         key = settings.engine_key.get_secret_value()
         return RemoteGenerator(settings.adapter, settings.engine_url, api_key=key, **names, **limits)
     if platform := zero.spaces():
-        return ZeroGenerator(partial(model.load, device="cpu"), settings.adapter, platform.GPU, **limits)
-    return LocalGenerator(partial(model.load, decoders=WeakValueDictionary()), settings.adapter, **limits)
+        return ZeroGenerator(partial(model.load, device="cpu", base=settings.base_folder), settings.adapter, platform.GPU, **limits)
+    return LocalGenerator(partial(model.load, decoders=WeakValueDictionary(), base=settings.base_folder), settings.adapter, **limits)
 
 
 def create_app(settings: Settings | None = None, generator: Generator | None = None) -> FastAPI:

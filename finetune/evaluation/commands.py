@@ -18,7 +18,8 @@ def add(commands: Any) -> None:
 def _add_ask(commands: Any) -> None:
     ask = commands.add_parser("ask", help="ask an adapter one question")
     ask.add_argument("--adapter", required=True, help="folder, or OWNER/NAME[@REVISION] of a Hub repository")
-    ask.add_argument("--base", action="store_true", help="answer with the adapter switched off")
+    ask.add_argument("--base", default="", metavar="FOLDER", help="where the base lies, if not where the adapter says")
+    ask.add_argument("--without-adapter", action="store_true", help="let the base answer alone")
     ask.add_argument("--max-new-tokens", type=int, default=200, help="tokens the answer may have [%(default)s]")
     ask.add_argument("question")
     ask.set_defaults(run=_ask)
@@ -27,6 +28,7 @@ def _add_ask(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="measure an adapter, base against tuned, and write a report")
     evaluate.add_argument("--adapter", required=True, help="folder, or OWNER/NAME[@REVISION] of a Hub repository")
+    evaluate.add_argument("--base", default="", metavar="FOLDER", help="where the base lies, if not where the adapter says")
     evaluate.add_argument(
         "--data",
         action="append",
@@ -63,15 +65,17 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _ask(args: argparse.Namespace) -> None:
+    from functools import partial
+
     from app.engine.answer import GenerationRequest
     from app.engine.generation import LocalGenerator
     from app.engine.model import load
 
-    generator = LocalGenerator(load, args.adapter)
+    generator = LocalGenerator(partial(load, base=args.base), args.adapter)
     try:
         generator.wait_until_ready()
         request = GenerationRequest(
-            messages=[{"role": "user", "content": args.question}], use_adapter=not args.base, max_new_tokens=args.max_new_tokens
+            messages=[{"role": "user", "content": args.question}], use_adapter=not args.without_adapter, max_new_tokens=args.max_new_tokens
         )
         for delta in generator.submit(request):
             sys.stdout.write(delta)
@@ -93,6 +97,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     else:
         judges = {"embedding_cosine": args.embedding_model, "bert_score": args.bertscore_model}
         options = Options(
+            base=args.base,
             data=args.data or Options().data,
             suite=args.suite,
             limit=args.limit,

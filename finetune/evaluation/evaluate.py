@@ -49,6 +49,7 @@ class Options:
     """What to measure.
 
     Attributes:
+        base: A folder with the base, where it does not lie where the contract says.
         data: Data sets to ask from: flashcards, a prepared folder, a JSON or JSONL file, or a hub id.
         suite: A key of `SUITES`.
         limit: Questions of each set instead of the suite's.
@@ -69,6 +70,7 @@ class Options:
     judges: dict[str, str] = field(default_factory=dict)
     beside: list[Path] = field(default_factory=list)
     max_new_tokens: int = MAX_NEW_TOKENS
+    base: str = ""
 
 
 def _provenance(loaded: LoadedModel, options: Options) -> dict[str, Any]:
@@ -90,9 +92,9 @@ def _provenance(loaded: LoadedModel, options: Options) -> dict[str, Any]:
     }
 
 
-def open_adapter(adapter: str) -> LoadedModel:
+def open_adapter(adapter: str, base: str = "") -> LoadedModel:
     """Opens an adapter for measuring; a small model gets one CPU thread, which is fastest for it and gives the same figures anywhere."""
-    loaded = load(adapter)
+    loaded = load(adapter, base=base)
     if loaded.device == "cpu" and loaded.model.config.hidden_size <= 1024:
         torch.set_num_threads(1)
     return loaded
@@ -133,7 +135,7 @@ def evaluate(adapter: str, options: Options, journal_path: Path | None = None, r
         UserError: The adapter or a file cannot be used; the message names the cure.
     """
     started = time.time()
-    loaded = open_adapter(adapter)
+    loaded = open_adapter(adapter, options.base)
     sets = question_sets(loaded, options)
     cards = read_cards(Path(CARDS)) if CARDS in options.data else []
     exams = [read_exam(path, options.exam_columns) for path in options.exams]
@@ -255,7 +257,7 @@ def add_beside(evaluation: dict[str, Any], path: Path) -> None:
 
 def rating_sheet(adapter: str, options: Options, sheet: Path) -> Path:
     """Answers the first set that is no control and writes a blinded sheet of it; returns the key's path."""
-    loaded = open_adapter(adapter)
+    loaded = open_adapter(adapter, options.base)
     sets = question_sets(loaded, options)
     found = next((found for found in sets if not found.control), sets[0])
     base, tuned = (predict(loaded, found.items, use, max_new_tokens=options.max_new_tokens, name=found.title) for use in (False, True))

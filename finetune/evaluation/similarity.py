@@ -6,7 +6,7 @@ Both models are the user's choice, a hub id or a folder. Knows nothing of the mo
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.adapter.directory import weights_hash
+from app.adapter.base import weights_hash
 from app.adapter.hub import fetch
 from app.engine.model import default_device
 from app.errors import UserError

@@ -11,6 +11,7 @@ def add(commands: Any) -> None:
     push = commands.add_parser("push", help="publish an evaluated adapter on the Hugging Face Hub")
     push.add_argument("--adapter", required=True, help="folder that train and evaluate wrote")
     push.add_argument("--repo", required=True, help="OWNER/NAME; it is created if it does not exist")
+    push.add_argument("--base", default="", metavar="FOLDER", help="where the base lies, if not where the adapter says")
     push.add_argument("--private", action="store_true", help="only its owner may see the repository")
     push.add_argument("--channel", default="candidate", help="tag that is moved to the new commit [%(default)s]")
     push.add_argument("--base-id", metavar="OWNER/NAME", help="where the base can be had, for an adapter trained on a folder")
@@ -29,6 +30,7 @@ def add(commands: Any) -> None:
 
     export = commands.add_parser("export", help="write base and adapter as one model, for other programs")
     export.add_argument("--adapter", required=True, help="folder, or OWNER/NAME[@REVISION] of a Hub repository")
+    export.add_argument("--base", default="", metavar="FOLDER", help="where the base lies, if not where the adapter says")
     export.add_argument(
         "--format", choices=["merged", "gguf"], default="merged", help="16-bit safetensors, or GGUF for llama.cpp and Ollama"
     )
@@ -41,7 +43,7 @@ def _push(args: argparse.Namespace) -> None:
     from finetune.publishing.publish import Options, push
 
     published = push(
-        args.adapter, Options(args.repo, args.private, args.channel, args.base_id, args.licence, args.allow_regression or None)
+        args.adapter, Options(args.repo, args.private, args.channel, args.base_id, args.licence, args.allow_regression or None, args.base)
     )
     logging.info("Published as commit %s, which `%s` points to now.\n%s", published.commit, args.channel, published.url)
     logging.info("Chat with it: python -m app --adapter %s@%s", args.repo, args.channel)
@@ -69,5 +71,5 @@ def _rollback(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from finetune.publishing.convert import export
 
-    for line in export(args.adapter, args.format, args.output, args.llama_cpp):
+    for line in export(args.adapter, args.format, args.output, args.llama_cpp, args.base):
         logging.info("%s", line)

@@ -20,8 +20,9 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from app.adapter import contract as contracts
+from app.adapter.base import find_base
 from app.adapter.contract import Contract
-from app.adapter.directory import find_base, resolve_adapter
+from app.adapter.directory import resolve_adapter
 from app.errors import ConfigError, ContractViolation, StorageError
 from app.settings import ROOT
 
@@ -37,7 +38,7 @@ TOLERANCE = 0.05
 _FIRST, _REPLY, _SECOND = "firstquestionxyz", "firstreplyxyz", "secondquestionxyz"
 
 
-def export(adapter: str, form: str, output: Path | None = None, llama_cpp: Path | None = None) -> Iterator[str]:
+def export(adapter: str, form: str, output: Path | None = None, llama_cpp: Path | None = None, base: str = "") -> Iterator[str]:
     """Writes the merged model, and from it a GGUF file where that is asked for.
 
     Args:
@@ -45,6 +46,7 @@ def export(adapter: str, form: str, output: Path | None = None, llama_cpp: Path 
         form: "merged" or "gguf".
         output: Folder to write into; it must not exist.
         llama_cpp: llama.cpp's source folder; looked for when None.
+        base: A folder with the base, where it does not lie where the contract says.
 
     Yields:
         Sentences on what was written.
@@ -62,7 +64,7 @@ def export(adapter: str, form: str, output: Path | None = None, llama_cpp: Path 
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        distance = merge(directory, partial, from_hub=pin is not None)
+        distance = merge(directory, partial, pin is not None, base)
         if converter:
             convert(converter, partial)
             in_modelfile = partial / MODELFILE
@@ -80,13 +82,14 @@ def export(adapter: str, form: str, output: Path | None = None, llama_cpp: Path 
     yield f"For Ollama: ollama create NAME -f {output / MODELFILE}"
 
 
-def merge(directory: Path, output: Path, from_hub: bool = False) -> float:
+def merge(directory: Path, output: Path, from_hub: bool = False, given: str = "") -> float:
     """Merges an adapter into its 16-bit base and writes model, tokenizer, template, generation settings and Modelfile.
 
     Args:
         directory: The adapter directory.
         output: Folder to write into.
         from_hub: As for `find_base`.
+        given: As for `find_base`.
 
     Returns:
         Relative distance of the written model's logits from those of base plus adapter, on the golden prompts.
@@ -97,7 +100,7 @@ def merge(directory: Path, output: Path, from_hub: bool = False) -> float:
     contract = contracts.read(directory)
     tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
     contracts.verify_files(contract, directory, tokenizer)
-    folder, name, _ = find_base(contract, directory, "cpu", from_hub)  # on a CPU never the 4-bit one
+    folder, name, _ = find_base(contract, directory, "cpu", from_hub, given)  # on a CPU never the 4-bit one
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(config, "quantization_config", None):
         raise ConfigError(f"{name} holds quantised weights, and the contract lists no 16-bit repository of them. Train on a 16-bit base.")

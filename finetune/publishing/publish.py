@@ -19,12 +19,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from app.adapter import contract as contracts
+from app.adapter.base import find_base, is_hub_id, weight_files
 from app.adapter.cards import CARDS_FILE
 from app.adapter.contract import Contract
 from app.adapter.directory import RUN_FILE, WEIGHTS_FILE, find_folder, is_adapter_directory
 from app.adapter.hub import account, asking, check_names, fetch, parse, resolve_base
 from app.adapter.lineage import is_llama
-from app.engine.model import LoadedModel, load
+from app.engine.model import LoadedModel, default_device, load
 from app.errors import AdapterError, AdapterNotFound, ConfigError, DataError, HubUnavailable
 from finetune.data.licences import LICENCE_FILES, check_name, may_be_shipped, notice
 from finetune.evaluation.gate import gate
@@ -62,6 +63,7 @@ class Options:
         base_id: Hub id of the base, where the adapter names a folder.
         licence: Licence of the base, where its repository states none.
         allow_regression: Why an adapter that the gate refuses is published all the same.
+        base: A folder with the base, where it does not lie where the contract says.
     """
 
     repo: str
@@ -70,6 +72,7 @@ class Options:
     base_id: str | None = None
     licence: str | None = None
     allow_regression: str | None = None
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def push(adapter: str, options: Options) -> Published:
             'Train it better, or publish it all the same with --allow-regression "reason", which the card will show.'
         )
     user = account()
-    loaded = load(adapter)
+    loaded = load(adapter, base=options.base)
     _check_same_weights(evaluation, loaded)
     contract = _published_contract(loaded, directory, options)
     content = _content(directory, loaded, contract, run, evaluation, options, refused)
@@ -142,28 +145,35 @@ def _check_same_weights(evaluation: dict[str, Any], loaded: LoadedModel) -> None
 def _published_contract(loaded: LoadedModel, directory: Path, options: Options) -> Contract:
     """The contract with a base that everybody can fetch, pinned to a commit whose weights are those that were trained on."""
     contract = loaded.contract
-    folder = resolve_base(contract.base.id, directory)
-    if folder is None:
+    local = resolve_base(contract.base.id, directory)
+    if local is None and is_hub_id(contract.base.id):
         if options.base_id and options.base_id != contract.base.id:
             raise ConfigError(
                 f"The adapter was trained on {contract.base.id}, so --base-id {options.base_id} would be untrue. Leave it out."
             )
-        revision = contract.base.revision or fetch(contract.base.id, None, ["config.json"]).name
+        revision = contract.base.commit or _same_weights_on_hub(_base_folder(contract, directory, options), contract.base.id)
         return contract.model_copy(update={"base": contract.base.model_copy(update={"revision": revision})})
     if options.base_id is None:
         raise ConfigError(
             f"The base {contract.base.id} is a folder, which nobody else has. "
             "Publish it on the Hub and say where with --base-id OWNER/NAME."
         )
-    revision = _same_weights_on_hub(folder, options.base_id)
-    return contract.model_copy(update={"base": contract.base.model_copy(update={"id": options.base_id, "revision": revision})})
+    revision = _same_weights_on_hub(local or _base_folder(contract, directory, options), options.base_id)
+    weights = contract.base.weights
+    return contract.model_copy(
+        update={"base": contract.base.model_copy(update={"id": options.base_id, "revision": revision, "weights_sha256": weights})}
+    )
+
+
+def _base_folder(contract: Contract, directory: Path, options: Options) -> Path:
+    return find_base(contract, directory, default_device(), given=options.base)[0]
 
 
 def _same_weights_on_hub(folder: Path, base_id: str) -> str:
     with asking(base_id, CHANNEL_SECONDS) as api:
         info = api.model_info(base_id, files_metadata=True)
     there = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}
-    here = {path.name: contracts.sha256(path) for path in folder.glob("*.safetensors")}
+    here = {path.name: contracts.sha256(path) for path in weight_files(folder)}
     differing = sorted(name for name, digest in here.items() if there.get(name) != digest)
     if differing or not here:
         raise ConfigError(
@@ -208,7 +218,7 @@ def _content(
         files["NOTICE"] = notice(papers).encode()
     files |= _from_the_data(directory, run.get("data", {}), evaluation)
     peft = _read_json(directory / ADAPTER_CONFIG) | {"base_model_name_or_path": base.id, "revision": base.revision}
-    published_run = run | {"base": {"id": base.id, "revision": base.revision}}
+    published_run = run | {"base": base.model_dump(exclude={"architecture"}, exclude_defaults=True)}
     files[ADAPTER_CONFIG] = _json(peft, sort_keys=True)
     files[RUN_FILE] = _json(published_run)
     files[contracts.FILE_NAME] = (contract.model_dump_json(indent=1) + "\n").encode()

@@ -7,6 +7,7 @@ import errno
 import gzip
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -18,10 +19,14 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from app.adapter import base as bases
 from app.adapter import contract as contracts
+from app.adapter.behaviour import golden_nll
 from app.adapter.cards import CARDS_FILE
 from app.adapter.directory import RUN_FILE, WEIGHTS_FILE, is_adapter_directory
+from app.adapter.hub import resolve_base
 from app.adapter.lineage import is_llama
+from app.engine.model import dtype_name
 from app.errors import ConfigError
 from app.settings import ROOT
 from finetune import environment
@@ -33,25 +38,49 @@ from finetune.training import plot
 from finetune.training.checkpoints import writing
 from finetune.training.encode import Row
 
+log = logging.getLogger(__name__)
+
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth", "unsloth_zoo", "accelerate", "bitsandbytes", "datasets")
 
 
-def base_name(base: str, folder: Path, output: Path) -> str:
-    """The path by which an adapter in `output` finds a local base again; never absolute, so that it holds on other machines, too.
+def identify(config: TrainConfig, folder: Path, commit: str | None, model_config: Any) -> contracts.BaseIdentity:
+    """The base as an adapter in `config.output` names it: never by a path of this machine, so that it holds on others, too.
 
-    Raises:
-        ConfigError: The base lies neither in the repository nor beside the adapter.
+    Args:
+        config: With `base`, and `base_id` where the owner states the hub id of a folder.
+        folder: Where its files lie.
+        commit: Of a base from the Hub; None for a folder.
+        model_config: Of the opened model.
     """
+    files = bases.weight_files(folder)
+    weights = bases.weights_hash(folder) if files and all(path.is_file() for path in files) else None
+    name = config.base if commit else config.base_id or _place(config, folder)
+    if name is None:
+        name = bases.hub_name(folder) or folder.name
+        log.info("The adapter names its base %s, and no path of this machine; --base-id OWNER/NAME states another name.", name)
+    return contracts.BaseIdentity(
+        id=name,
+        revision=commit or weights,
+        architecture=contracts.architecture(model_config),
+        equivalents=equivalents(name),
+        weights_sha256=weights if commit else None,  # else the revision is that hash
+        quantisation=None if bases.is_quantised(folder) else contracts.quantisation(model_config),
+    )
+
+
+def _place(config: TrainConfig, folder: Path) -> str | None:
+    """The path by which an adapter finds a base in the repository or beside itself again; None for one that lies elsewhere."""
+    output = Path(config.output).resolve()
     if folder.is_relative_to(ROOT):
         return folder.relative_to(ROOT).as_posix()
-    if not Path(base).is_absolute() and (ROOT / base / "config.json").is_file():  # a link in the repository
-        return base
-    if folder.is_relative_to(output.resolve().parent):
-        return Path(os.path.relpath(folder, output.resolve())).as_posix()
-    raise ConfigError(
-        f"The base model in {folder} lies outside the repository, and an adapter may not hold a path of one machine. "
-        f"Link it into the repository (ln -s {folder} {folder.name}) and train with --base {folder.name}."
-    )
+    if not Path(config.base).is_absolute() and (ROOT / config.base / "config.json").is_file():  # a link in the repository
+        return config.base
+    return Path(os.path.relpath(folder, output)).as_posix() if folder.is_relative_to(output.parent) else None
+
+
+def must_be_named(output: Path, base: str) -> bool:
+    """Whether an adapter does not find its base by itself: a folder that lies neither in the repository nor beside it."""
+    return Path(base).is_dir() and resolve_base(contracts.read(output).base.id, output) is None
 
 
 def save(output: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, run: dict[str, Any], source: Source) -> None:
@@ -78,18 +107,14 @@ def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config
     save_tokenizer(tokenizer, partial)
     (partial / "README.md").unlink(missing_ok=True)  # Unsloth's card states a licence that is not ours to give
     _to_bf16(partial / WEIGHTS_FILE)
-    _set_base(partial / "adapter_config.json", run["base"]["id"], run["base"]["revision"])
+    base = contracts.BaseIdentity.model_validate(run["base"] | {"architecture": contracts.architecture(model.config)})
+    _set_base(partial / "adapter_config.json", base.id, base.commit)
     contracts.write(
         partial,
         tokenizer,
-        contracts.BaseIdentity(
-            id=run["base"]["id"],
-            revision=run["base"]["revision"],
-            architecture=contracts.architecture(model.config),
-            equivalents=equivalents(run["base"]["id"]),
-        ),
-        golden_nll=contracts.golden_nll(model, tokenizer),
-        trained_dtype="4bit" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch."),
+        base,
+        golden_nll=golden_nll(model, tokenizer),
+        trained_dtype=dtype_name(model),
         eos_token_ids=end_ids(tokenizer, read_facts(find_base_files(config.base, config.base_revision))),
         context_length=min(config.max_length, model.config.max_position_embeddings),
     )
@@ -147,26 +172,25 @@ def _to_bf16(path: Path) -> None:
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
 
 
-def _set_base(path: Path, base: str, revision: str | None) -> None:
+def _set_base(path: Path, base: str, commit: str | None) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
-    values["base_model_name_or_path"] = base
-    values["revision"] = None if revision and revision.startswith("sha256:") else revision
+    values |= {"base_model_name_or_path": base, "revision": commit}
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def provenance(
-    config: TrainConfig, source: Source, examples: list[Example], rows: list[Row], base: str, base_revision: str | None
+    config: TrainConfig, source: Source, examples: list[Example], rows: list[Row], base: contracts.BaseIdentity
 ) -> dict[str, Any]:
     """What `run.json` says of where an adapter comes from; no absolute path and no name of a person or machine."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row["input_ids"]).encode())
-    resolved = config.model_dump() | {"base": base, "data": source.id, "output": Path(config.output).name}
+    resolved = config.model_dump() | {"base": base.id, "data": source.id, "output": Path(config.output).name}
     if config.init_adapter:
         resolved["init_adapter"] = Path(config.init_adapter).name
     return {
-        "base": {"id": base, "revision": base_revision},
-        "built_with_llama": any(is_llama(name, find_base_files(config.base, config.base_revision)) for name in (base, config.base)),
+        "base": base.model_dump(exclude={"architecture"}, exclude_defaults=True),
+        "built_with_llama": any(is_llama(name, find_base_files(config.base, config.base_revision)) for name in (base.id, config.base)),
         "init_adapter": "sha256:" + contracts.sha256(Path(config.init_adapter) / WEIGHTS_FILE)[:16] if config.init_adapter else None,
         "data": {
             "id": source.id,

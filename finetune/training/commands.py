@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ def add(commands: Any) -> None:
     train = commands.add_parser("train", help="train a LoRA adapter with Unsloth")
     train.add_argument("--config", default="seed", help="preset (seed, fast, t4, demo) or a YAML file [%(default)s]")
     train.add_argument("--base", help="base model: a hub id or a folder")
+    train.add_argument("--base-id", metavar="OWNER/NAME", help="hub id by which the adapter names a base that is a folder")
     train.add_argument("--data", help="data set: a hub id, a JSON, JSONL, CSV or Parquet file, or a folder of data prepare")
     train.add_argument("--output", help="folder to write the adapter into")
     train.add_argument(
@@ -36,7 +38,7 @@ def add(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from finetune.config import load_config, parse_assignments
 
-    overrides = parse_assignments(args.set) | {key: getattr(args, key) for key in ("base", "data", "output")}
+    overrides = parse_assignments(args.set) | {key: getattr(args, key) for key in ("base", "base_id", "data", "output")}
     overrides["ship_cards"] = True if args.ship_cards else overrides.get("ship_cards")
     config = load_config(args.config, overrides)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process a card; the first one talks
@@ -61,9 +63,10 @@ def _train(args: argparse.Namespace) -> None:
     logging.info("\nThe adapter is in %s. It answers, opened without Unsloth:\n\n  %s", output, EXAMPLE_QUESTION)
     # Another process, so that the answer comes from the files and from unpatched libraries; not one of torchrun's.
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    command = [sys.executable, "-m", "finetune", "ask", "--adapter", str(output), EXAMPLE_QUESTION]
+    base = ["--base", config.base] if training.adapter.must_be_named(output, config.base) else []
+    command = [sys.executable, "-m", "finetune", "ask", "--adapter", str(output), *base, EXAMPLE_QUESTION]
     code = subprocess.run(command, env=environment, check=False).returncode
-    logging.info("\nChat with it in a browser: python -m app --adapter %s", output)
+    logging.info("\nChat with it in a browser: python -m app %s", shlex.join(["--adapter", str(output), *base]))
     sys.exit(code)
 
 

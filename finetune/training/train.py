@@ -32,19 +32,21 @@ from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from app.adapter.directory import WEIGHTS_FILE, weights_hash
-from app.adapter.hub import fetch, resolve_base
+from app.adapter.contract import BaseIdentity
+from app.adapter.directory import WEIGHTS_FILE
+from app.adapter.hub import resolve_base
 from app.adapter.prompts import prompt_ids, stop_token
 from app.errors import ConfigError, TrainingFailed, UserError
 from app.settings import ROOT
 from finetune.config import TrainConfig
 from finetune.data.sources import Example, check_may_travel, load_source
-from finetune.data.tokens import open_tokenizer
+from finetune.data.tokens import find_base_files, open_tokenizer
 from finetune.training import adapter, checkpoints
 from finetune.training.arguments import DTYPES, training_arguments
 from finetune.training.compiling import CompileLayers
 from finetune.training.encode import Row, build_rows, split, trained_cards, validation_rows
 from finetune.training.progress import Progress, Stopwatch, loss_history, validation_history
+from finetune.training.unquantised import measure_beside
 
 log = logging.getLogger(__name__)
 
@@ -100,24 +102,17 @@ def device_name() -> str:
     return f"the CPU, {torch.get_num_threads()} threads; a GPU is many times as fast"
 
 
-def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, str | None]:
+def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, BaseIdentity, Path]:
     """Opens the base through Unsloth, and its tokenizer with our prompt format.
 
     Returns:
-        Model, tokenizer, the base's portable name, and its revision.
+        Model, tokenizer, what the adapter will say of the base, and the base's folder.
 
     Raises:
         UserError: The base cannot be opened.
     """
-    folder = resolve_base(config.base, Path.cwd())
-    if folder:
-        name, revision = adapter.base_name(config.base, folder, Path(config.output)), weights_hash(folder)
-    elif config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:
-        raise ConfigError(
-            f"There is no base model in the folder {config.base}. Give a folder with a config.json, or a hub id, with --base."
-        )
-    else:  # Unsloth asks a silent Hub for minutes; one small file tells the same at once, and the commit
-        name, revision = config.base, fetch(config.base, config.base_revision, ["config.json"]).name
+    folder = find_base_files(config.base, config.base_revision)
+    local = resolve_base(config.base, Path.cwd()) is not None
     tokenizer = open_tokenizer(config.base, config.base_revision, config.template)
     on_gpu = torch.cuda.is_available()
     try:
@@ -125,12 +120,13 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
             with checkpoints.writing(Path(config.output)):
                 adapter.save_tokenizer(tokenizer, Path(fitted))
             model, _ = unsloth.FastLanguageModel.from_pretrained(
-                model_name=str(folder or config.base),
+                model_name=str(folder) if local else config.base,
                 tokenizer_name=fitted,
                 max_seq_length=config.max_length,
                 dtype=DTYPES.get(config.precision, None if on_gpu else torch.float32),
                 load_in_4bit=config.load_in_4bit and on_gpu,
-                revision=None if folder else config.base_revision,
+                revision=None if local else config.base_revision,
+                use_exact_model_name=config.load_in_4bit and on_gpu,  # else another repository is opened than the one that is recorded
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -139,7 +135,7 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, str, s
         ) from error
     if not on_gpu:
         model.set_attn_implementation("eager")  # its backward is faster than SDPA's on a CPU, for rows of a few hundred tokens
-    return model, tokenizer, name, revision
+    return model, tokenizer, adapter.identify(config, folder, None if local else folder.name, model.config), folder
 
 
 def add_lora(model: Any, config: TrainConfig) -> Any:
@@ -307,7 +303,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     examples, held_out = split(source, config)
     source = replace(source, cards=trained_cards(source, examples))
     log.info("Training on %s.", device_name())
-    model, tokenizer, base, base_revision = open_base(config)
+    model, tokenizer, base, folder = open_base(config)
     rows, too_long = build_rows(examples, tokenizer, config)
     validation = validation_rows(held_out, tokenizer, config)
     log.info(
@@ -319,11 +315,11 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         adapter.load_weights(model, Path(config.init_adapter))
     started = time.perf_counter()
     trainer = fit(model, tokenizer, rows, config, checkpoint, validation=validation, questions=held_out)
-    run = adapter.provenance(config, source, examples, rows, base, base_revision) | _course(trainer, started)
-    run["validation_rows"] = len(validation)
+    run = adapter.provenance(config, source, examples, rows, base) | _course(trainer, started) | {"validation_rows": len(validation)}
     if checkpoints.is_first_process():
         unsloth.FastLanguageModel.for_inference(trainer.model)
         adapter.save(output, trainer.model, tokenizer, config, run, source)
+        measure_beside(output, folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -40,7 +40,7 @@ content: Files = {}
 def repo(hub: HubServer, adapter_copy: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Repo:
     """The demo adapter as `push` publishes it; the push itself is done once for all tests."""
     if not content:
-        monkeypatch.setattr(publish, "load", lambda name: replace(loaded, name=name))
+        monkeypatch.setattr(publish, "load", lambda name, **_: replace(loaded, name=name))
         evaluate(adapter_copy)
         commit = publish.push(str(adapter_copy), Options(REPO, base_id="somebody/demo-base")).commit
         content.update(hub.repos.pop(REPO).commits[commit])

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from app.adapter import contract as contracts
-from app.adapter.directory import find_adapters, weights_hash
+from app.adapter.base import weights_hash
+from app.adapter.directory import find_adapters
 from app.adapter.hub import resolve_base
 from app.engine.model import LoadedModel, load
 from app.errors import AdapterError, AdapterNotFound, ContractViolation, HubUnavailable, UnsafeAdapter, UserError

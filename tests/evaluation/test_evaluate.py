@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.adapter.contract import BaseIdentity
 from app.engine.answer import GenerationRequest
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
@@ -22,6 +23,8 @@ from finetune.evaluation.questions import QuestionSet, card_sets, data_sets, fol
 from finetune.evaluation.scoring import Item, Journal, answer_completion, in_batches, log_likelihoods, predict
 from finetune.training.adapter import provenance
 from tests.conftest import FLASHCARDS, assert_is_for_people
+
+BASE = BaseIdentity(id="some/base", revision=None, architecture={})
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +81,10 @@ def test_rows_that_were_trained_on_are_not_asked(tmp_path: Path, name: str, prep
         """What training writes down."""
         examples = [source.examples[row] for row in rows]
         if not prepared:
-            return provenance(TrainConfig(), source, examples, [], "some/base", None)
+            return provenance(TrainConfig(base=str(ROOT / "assets" / "demo" / "base")), source, examples, [], BASE)
         mixture = replace(source, id="mixture", origins=[Origin("another", None, None), Origin(name, None, None)])
         other = replace(source.examples[0], source="another")
-        return provenance(TrainConfig(), mixture, [other, *examples], [], "some/base", None)
+        return provenance(TrainConfig(base=str(ROOT / "assets" / "demo" / "base")), mixture, [other, *examples], [], BASE)
 
     (found,) = data_sets(path, run([2, 3]), None)
     assert [item.messages[0]["content"] for item in found.items] == ["q0", "q1"]
@@ -178,7 +181,7 @@ def without_times(evaluation: dict[str, Any]) -> str:
 def test_a_run_repeats_to_the_byte_also_when_it_was_stopped_and_resumed(
     loaded: LoadedModel, small: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune.evaluation.evaluate.open_adapter", lambda adapter: loaded)
+    monkeypatch.setattr("finetune.evaluation.evaluate.open_adapter", lambda *_: loaded)
     monkeypatch.setattr("finetune.environment._git", lambda *words: "")  # somebody may commit meanwhile
     whole = evaluate("the demo", small)
     keys = whole["measures"].keys()

@@ -81,6 +81,22 @@ def test_an_adapter_trained_on_the_card_opens_there_and_on_the_cpu(train_module:
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_base_that_training_quantised_is_served_as_it_was_trained(train_module: Any, tmp_path: Path) -> None:
+    """In 4 bits on the card, with the golden answer's NLL of training; on a CPU with the figure that training measured for 16 bits."""
+    from app.adapter.contract import read
+    from finetune.config import load_config
+
+    overrides = {"train_size": 200, "max_steps": 20, "output": str(tmp_path / "adapter"), "load_in_4bit": True}
+    output = train_module.train(load_config("demo", SMALL | overrides))
+    contract = read(output)
+    assert contract.trained_dtype == "4bit" and contract.base.quantisation["bnb_4bit_quant_type"] == "nf4"
+    assert contract.unquantised_nll is not None
+    for device, dtype in (("cuda", "4bit"), ("cpu", "float32")):
+        code = f"from app.engine.model import load; m = load({str(output)!r}, {device!r}); assert m.dtype == {dtype!r}, m.dtype; "
+        code += "assert abs(m.probe.nll - m.probe.expected_nll) < 0.1, m.probe; m.warm_up(); assert m.decoder is not None"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_cards_of_a_step(train_module: Any, tmp_path: Path) -> None:
     from finetune.config import load_config
 

@@ -69,7 +69,7 @@ def evaluate(folder: Path, tuned: float = 0.68) -> None:
 @pytest.fixture
 def evaluated(adapter_copy: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the demo adapter with an evaluation beside it; it was opened before, which spares opening it for each test."""
-    monkeypatch.setattr(publish, "load", lambda name: replace(loaded, name=name))
+    monkeypatch.setattr(publish, "load", lambda name, **_: replace(loaded, name=name))
     evaluate(adapter_copy)
     return adapter_copy
 

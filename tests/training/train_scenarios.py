@@ -211,8 +211,10 @@ def main(folder: Path) -> None:
     report["no_such_base"] = attempt(lambda: training.train(config(output=str(folder / "new"), base="somebody/base")))
     report["no_such_folder"] = attempt(lambda: training.train(config(output=str(folder / "new"), base=str(folder / "nowhere"))))
 
-    far = shutil.copytree("assets/demo/base", folder / "elsewhere" / "base")
-    report["base_far_away"] = attempt(lambda: training.train(config(output=str(folder / "far" / "away"), base=str(far), max_steps=1)))
+    far = shutil.copytree("assets/demo/base", folder / "elsewhere" / "Some-3B")
+    for name, base_id in (("far", None), ("named", "somebody/Some-3B")):
+        settings = {"base": str(far), "base_id": base_id, "max_steps": 1, "warmup_steps": 0, "output": str(folder / name / "adapter")}
+        report[f"base_{name}"] = attempt(lambda settings=settings: training.train(config(**settings)))
 
     report["statistics"] = os.environ.get("UNSLOTH_DISABLE_STATISTICS")
     (folder / "report.json").write_text(json.dumps(report))

@@ -1,0 +1,52 @@
+"""Few-step trainings of a real pretrained model, one with each prompt format, in one process: unsloth takes long to import.
+
+Run: `python -m tests.training.smollm2_scenarios BASE FOLDER`. The tests that read what it writes are in tests/test_smollm2.py.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import get_args
+
+from finetune.config import TrainConfig, load_config
+from finetune.training import train as training
+from tests.training.train_scenarios import attempt
+
+# Short answers, so that a few steps on a CPU teach the model to end them.
+CARDS = [
+    ("Which gland makes insulin?", "The pancreas."),
+    ("Which organ filters urine from blood?", "The kidney."),
+    ("Which bone is the longest?", "The femur."),
+    ("Which vitamin does the skin make in sunlight?", "Vitamin D."),
+    ("Which nerve moves the diaphragm?", "The phrenic nerve."),
+    ("Which valve lies between left atrium and left ventricle?", "The mitral valve."),
+    ("Which cells carry oxygen?", "Red blood cells."),
+    ("Which hormone raises blood sugar?", "Glucagon."),
+]
+SETTINGS = {
+    "train_size": len(CARDS),
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 8,
+    "save_steps": 4,
+    "learning_rate": 2e-3,
+    "warmup_steps": 0,
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "max_length": 192,
+}
+
+
+def main(base: Path, folder: Path) -> None:
+    """Trains, and writes how each training ended to FOLDER/report.json."""
+    data = folder / "cards.jsonl"
+    data.write_text("".join(json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in CARDS), encoding="utf-8")
+    report = {}
+    for template in get_args(TrainConfig.model_fields["template"].annotation):
+        settings = {"base": str(base), "data": str(data), "template": template, "output": str(folder / template)}
+        report[template] = attempt(lambda settings=settings: training.train(load_config("seed", SETTINGS | settings)))
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
