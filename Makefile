@@ -9,7 +9,7 @@ MIN_FREE_GB ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-gpu bench bench-training safety audit reliability lint lock demo-model programs clean
+.PHONY: help run test test-slow test-gpu bench bench-training safety audit reliability mutants lint lock demo-model programs clean
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -43,6 +43,11 @@ audit: $(VENV)/all.stamp  ## known vulnerabilities of the installed packages; as
 	@$(PY) -m pip_audit --strict --disable-pip --no-deps --progress-spinner off -r <($(PY) -m pip freeze | sed 's/+.*//') $(ARGS) || { echo \
 	"Something above is vulnerable, or could not be looked up: then the index's service was not reached, and nothing has been audited."; exit 1; }
 
+mutants: $(VENV)/all.stamp  ## whether tests notice when the code says something else, by mutmut; hours; ARGS="'*.gate.*'" tries a part
+	rm -rf mutants
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m tests.mutants
+
 lint: $(VENV)/all.stamp  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -65,7 +70,7 @@ demo-model: $(VENV)/all.stamp  ## train the demo base and adapter anew, into ass
 	$(PY) -m finetune evaluate --adapter assets/demo/adapter --suite full
 
 clean:  ## delete the virtual environment and caches; trained adapters in outputs/ stay
-	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache unsloth_compiled_cache
+	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache unsloth_compiled_cache mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each complaint is one sentence with the cure.
