@@ -143,5 +143,5 @@ def _verified(sets: csr_array, left: np.ndarray, right: np.ndarray, threshold: f
 
 def components(count: int, left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> np.ndarray:
     """The family of each of `count` rows, (count,) int32, where rows that are joined by pairs, directly or not, are one family."""
-    edges = csr_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    edges = csr_array((np.ones(len(left)), (left, right)), shape=(count, count))
     return connected_components(edges)[1]

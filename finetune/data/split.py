@@ -160,8 +160,7 @@ def _settle(
 def leak_of_a_random_split(cleaned: Cleaned, share: float, seed: int) -> tuple[int, int]:
     """What a split row by row would have done: (test rows with a relative among the other rows, test rows)."""
     count = round(share * cleaned.judged)
-    test = np.zeros(cleaned.judged, bool)
-    test[random.Random(seed).sample(range(cleaned.judged), count)] = True
+    test = np.isin(np.arange(cleaned.judged), random.Random(seed).sample(range(cleaned.judged), count))
     left, right = cleaned.kinship
     torn = test[left] != test[right]
     leaked = np.unique(np.where(test[left], left, right)[torn])

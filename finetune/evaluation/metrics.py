@@ -109,8 +109,8 @@ def mcnemar(base: Sequence[bool], tuned: Sequence[bool]) -> dict[str, float | in
         `only_base` and `only_tuned`, the counts of those questions, and the two-sided `p_value`. McNemar 1947,
         https://doi.org/10.1007/BF02295996, with the exact binomial distribution.
     """
-    only_base = sum(b and not t for b, t in zip(base, tuned, strict=True))
-    only_tuned = sum(t and not b for b, t in zip(base, tuned, strict=True))
+    pairs = list(zip(base, tuned, strict=True))
+    only_base, only_tuned = sum(b and not t for b, t in pairs), sum(t and not b for b, t in pairs)
     differing = only_base + only_tuned
     p_value = float(binomtest(only_base, differing).pvalue) if differing else 1.0
     return {"only_base": only_base, "only_tuned": only_tuned, "p_value": round(p_value, DIGITS)}

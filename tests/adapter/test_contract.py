@@ -3,10 +3,15 @@
 import copy
 import hashlib
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from app.adapter import contract as contracts
@@ -14,6 +19,7 @@ from app.adapter.behaviour import verify_behaviour
 from app.engine.model import LoadedModel
 from app.errors import ContractViolation
 from tests.adapter.test_templates import with_template
+from tests.conftest import assert_is_for_people
 
 # sha256 of the golden conversations' token ids with the tokenizer of Llama-3.2-3B-Instruct, as first computed; they may never change.
 GOLDEN_DIGESTS = {
@@ -77,6 +83,93 @@ def test_no_contract_is_written_for_a_template_that_lets_special_tokens_through(
     assert not (tmp_path / contracts.FILE_NAME).exists()
 
 
+def test_the_contract_holds_what_was_measured_and_the_files_digests(loaded: LoadedModel, tmp_path: Path) -> None:
+    written = write(tmp_path, loaded, loaded.tokenizer)
+    for name, digest in (("chat_template.jinja", written.template_sha256), ("tokenizer.json", written.tokenizer_sha256)):
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert written == loaded.contract.model_copy(update={"template_sha256": written.template_sha256})
+    text = (tmp_path / "prompt_contract.json").read_text(encoding="utf-8")
+    assert json.loads(text)["golden_answer"].startswith("Common symptoms of diabetes") and text.startswith('{\n "version": 1,\n')
+    assert text.endswith("}\n") and "\u03b2-blocker" in text
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
+def test_files_other_than_the_trained_ones_are_refused_by_name_and_digest(loaded: LoadedModel, tmp_path: Path, name: str) -> None:
+    written = write(tmp_path, loaded, loaded.tokenizer)
+    trained = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b" ")
+    here = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    for digest in (f"sha256 {here[:12]}", "sha256 no file"):
+        with pytest.raises(ContractViolation) as refused:
+            contracts.verify_files(written, tmp_path, loaded.tokenizer)
+        assert str(refused.value) == (
+            f"{name} differs from training: {digest} here, {trained[:12]} in the contract. "
+            "Restore the file that was trained with, or train anew."
+        )
+        (tmp_path / name).unlink(missing_ok=True)
+
+
+def test_a_golden_prompt_of_other_tokens_is_refused_by_its_number(loaded: LoadedModel, tmp_path: Path) -> None:
+    written = write(tmp_path, loaded, loaded.tokenizer)
+    second = written.golden[1].model_copy(update={"prompt_ids": [*written.golden[1].prompt_ids, 7]})
+    changed = written.model_copy(update={"golden": [written.golden[0], second, written.golden[2]]})
+    with pytest.raises(ContractViolation) as refused:
+        contracts.verify_files(changed, tmp_path, loaded.tokenizer)
+    length = len(written.golden[1].prompt_ids)
+    assert str(refused.value) == (
+        f"Golden prompt 2 becomes other tokens here ({length}) than in training ({length + 1}). "
+        "Restore tokenizer and template, and install the versions of constraints.txt."
+    )
+
+
+def test_a_contract_whose_ends_lack_the_trained_one_is_neither_written_nor_accepted(loaded: LoadedModel, tmp_path: Path) -> None:
+    written = write(tmp_path, loaded, loaded.tokenizer)
+    without = written.model_copy(update={"eos_token_ids": [999]})
+    for refuse in (
+        lambda: contracts.verify_files(without, tmp_path, loaded.tokenizer),
+        lambda: write(tmp_path, replace(loaded, contract=without), loaded.tokenizer),
+    ):
+        with pytest.raises(ContractViolation) as refused:
+            refuse()
+        assert str(refused.value) == (
+            "Answers were trained to end with <|eot_id|>, and the tokens that end an answer are [999]: no answer would ever end. "
+            "Train anew with a template that ends answers with a special token."
+        )
+
+
+def test_a_template_that_ends_answers_with_nothing_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("~ eos_token", "")
+    with pytest.raises(ContractViolation, match="Answers were trained to end with nothing, and the tokens that end an answer are"):
+        write(tmp_path, loaded, tokenizer)
+
+
+LETS_THROUGH = {
+    # An answer's text, which comes back as the history of a chat.
+    "answers": (
+        "{% for m in messages %}{{ m.content | replace('<', '') if m.role == 'user' else m.content }}{% endfor %}",
+        "lets <|begin_of_text|>, <|end_header_id|>, <|end_of_text|>, <|eot_id|>,",
+    ),
+    # The last of two alike, which the template itself writes too.
+    "as many as there are": (
+        "{% for m in messages %}{{ m.content | replace('<|s', '') | replace('<|b', '') | replace('<|end', '') | replace('<|p', '') "
+        "| replace('<|f', '') | replace('<|r', '') }}<|eot_id|>{% endfor %}",
+        "lets special tokens through when a person types them.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LETS_THROUGH)
+def test_special_tokens_are_refused_wherever_a_template_lets_them_through(loaded: LoadedModel, tmp_path: Path, case: str) -> None:
+    tokenizer = copy.copy(loaded.tokenizer)
+    tokenizer.chat_template, complaint = LETS_THROUGH[case]
+    with pytest.raises(ContractViolation) as refused:
+        write(tmp_path, loaded, tokenizer)
+    assert complaint in str(refused.value)
+    assert str(refused.value).endswith(" through when a person types them. Neutralise them in the template's plain macro.")
+    assert_is_for_people(refused.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff\xfe{}", b'{"version": 1, "surprise": true}'])
 def test_a_damaged_contract_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / contracts.FILE_NAME).write_bytes(content)
@@ -92,14 +185,34 @@ def test_an_unknown_key_is_refused(adapter_copy: Path) -> None:
 
 
 def test_a_missing_contract_is_refused_with_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(ContractViolation, match="finetune train"):
+    with pytest.raises(ContractViolation) as refused:
         contracts.read(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path.name} has no prompt_contract.json, so nothing says how its prompts were built. "
+        "Train it with `python -m finetune train`, which writes one."
+    )
+
+
+def test_a_damaged_contract_is_named_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+    (tmp_path / "prompt_contract.json").write_text('{"version": 1}')
+    with pytest.raises(ContractViolation) as refused:
+        contracts.read(tmp_path)
+    cure = "Fetch the adapter again or train it anew."
+    assert str(refused.value) == f"prompt_contract.json in {tmp_path.name} is damaged (Field required). {cure}"
 
 
 def test_another_architecture_is_refused_by_name(loaded: LoadedModel) -> None:
-    config = SimpleNamespace(**loaded.contract.base.architecture | {"num_hidden_layers": 99})
-    with pytest.raises(ContractViolation, match="num_hidden_layers 99 instead of"):
+    trained = loaded.contract.base.architecture
+    contracts.verify_base(loaded.contract, SimpleNamespace(**trained))
+    config = SimpleNamespace(**trained | {"num_hidden_layers": 99})
+    del config.vocab_size
+    with pytest.raises(ContractViolation) as refused:
         contracts.verify_base(loaded.contract, config)
+    assert str(refused.value) == (
+        f"The base model differs from the trained one: num_hidden_layers 99 instead of {trained['num_hidden_layers']}; "
+        f"vocab_size None instead of {trained['vocab_size']}. Open the base that the contract names: {loaded.contract.base.id}."
+    )
+    assert set(trained) == set(contracts.ARCHITECTURE_KEYS)
 
 
 def test_the_probe_tells_an_active_adapter_from_noise(loaded: LoadedModel) -> None:
@@ -108,6 +221,104 @@ def test_the_probe_tells_an_active_adapter_from_noise(loaded: LoadedModel) -> No
     assert abs(probe.nll - probe.trained_nll) <= probe.tolerance
     with loaded.model.disable_adapter(), pytest.raises(ContractViolation, match="does not change the model"):
         verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
+
+
+def test_the_probe_measures_how_far_the_adapter_moves_the_last_logits(loaded: LoadedModel) -> None:
+    ids = torch.tensor([loaded.contract.golden[0].prompt_ids])
+    with torch.inference_mode():
+        on = loaded.model(input_ids=ids).logits[0, -1]
+        with loaded.model.disable_adapter():
+            off = loaded.model(input_ids=ids).logits[0, -1]
+    probe = contracts.verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
+    assert probe.logit_change == pytest.approx(math.dist(on.tolist(), off.tolist()) / math.hypot(*off.tolist()), rel=1e-3)
+    assert probe.threshold == {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}[loaded.dtype]
+    assert (probe.nll, probe.trained_nll) == (probe.nll, loaded.contract.golden_nll)
+
+
+def test_the_golden_answers_nll_is_the_mean_over_its_tokens_and_its_end(loaded: LoadedModel) -> None:
+    prompt = contracts.GOLDEN_CONVERSATIONS[0]
+    start = len(contracts.prompt_ids(loaded.tokenizer, prompt))
+    whole = loaded.tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": contracts.GOLDEN_ANSWER}], return_dict=True)[
+        "input_ids"
+    ]
+    with torch.inference_mode():
+        chances = loaded.model(input_ids=torch.tensor([whole])).logits[0].float().log_softmax(-1)
+    losses = [-float(chances[place - 1, whole[place]]) for place in range(start, len(whole))]
+    assert whole[-1] in loaded.contract.eos_token_ids
+    expected = sum(losses) / len(losses)
+    assert contracts.golden_nll(loaded.model, loaded.tokenizer) == pytest.approx(expected, rel=1e-2)
+    probe = contracts.verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
+    assert probe.nll == contracts.golden_nll(loaded.model, loaded.tokenizer)
+    other = loaded.contract.model_copy(update={"golden_answer": "Gout hurts."})
+    with pytest.raises(ContractViolation, match="does not behave as in training"):
+        contracts.verify_behaviour(other, loaded.model, loaded.tokenizer, loaded.dtype)
+
+
+class Paper(torch.nn.Module):
+    """Stands for a model whose logits and loss are known: (3, 4) with the adapter off, and `on` with it."""
+
+    def __init__(self, on: tuple[float, float], loss: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.on, self.loss, self.active = on, loss, True
+        self.dtype = dtype
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, use_cache: bool = True) -> SimpleNamespace:
+        assert input_ids.shape[0] == 1 and use_cache is False
+        last = torch.tensor(self.on if self.active else (3.0, 4.0))
+        logits = torch.cat([torch.full((1, input_ids.shape[1] - 1, 2), 9.0), last.view(1, 1, 2)], dim=1)
+        return SimpleNamespace(logits=logits, loss=torch.tensor(self.loss))
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        self.active = False
+        yield
+        self.active = True
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threshold"), [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 2e-2), (torch.float64, 2e-2)]
+)
+def test_an_adapter_must_move_the_logits_by_more_than_its_dtypes_noise(loaded: LoadedModel, dtype: torch.dtype, threshold: float) -> None:
+    contract = loaded.contract.model_copy(update={"golden_nll": 2.0, "trained_dtype": "float32"})
+
+    def change(by: float) -> contracts.Probe:
+        return contracts.verify_behaviour(contract, Paper((3.0, 4.0 + 5 * by), 2.0, dtype), loaded.tokenizer, "float32")
+
+    found = change(1.05 * threshold)
+    assert (found.logit_change, found.threshold) == (pytest.approx(1.05 * threshold, rel=1e-2), threshold)
+    assert (found.nll, found.trained_nll, found.tolerance) == (2.0, 2.0, 0.02)
+    for by in (0.95 * threshold, 0.0, math.nan):
+        with pytest.raises(ContractViolation) as refused:
+            change(by)
+        assert str(refused.value).startswith("The adapter does not change the model: the golden prompt's logits move by ")
+        assert str(refused.value).endswith(
+            f", noise is up to {threshold:.0e}. Its weights are empty or do not belong to this base; train it again or choose another."
+        )
+
+
+@pytest.mark.parametrize(
+    ("trained", "served", "allowed"), [("float32", "float32", 0.02), ("float16", "float32", 0.05), ("strange", "float32", 0.1),
+                                       ("float32", "strange", 0.1), ("float32", "4bit", 0.3)]
+)  # fmt: skip
+def test_the_golden_answer_must_be_as_likely_as_in_training_up_to_the_tolerance(
+    loaded: LoadedModel, trained: str, served: str, allowed: float
+) -> None:
+    contract = loaded.contract.model_copy(update={"golden_nll": 2.0, "trained_dtype": trained})
+
+    def behave(nll: float) -> contracts.Probe:
+        return contracts.verify_behaviour(contract, Paper((1.0, 1.0), nll, torch.float32), loaded.tokenizer, served)
+
+    for sign in (1, -1):
+        assert behave(2 + sign * allowed * 0.99).tolerance == allowed
+        with pytest.raises(ContractViolation) as refused:
+            behave(2 + sign * allowed * 1.02)
+        assert str(refused.value) == (
+            f"The model does not behave as in training: the golden answer's mean NLL is {2 + sign * allowed * 1.02:.3f} here and 2.000 in "
+            f"the contract (allowed difference {allowed}). The base or the adapter weights differ; fetch both again."
+        )
+    with pytest.raises(ContractViolation, match="mean NLL is nan here"):
+        behave(math.nan)
 
 
 def test_other_behaviour_than_in_training_is_refused(loaded: LoadedModel) -> None:

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from app.adapter import prompts
@@ -98,6 +99,8 @@ def test_a_later_turn_goes_on_with_the_same_tokens(tokenizer: PreTrainedTokenize
 
 def test_contents_are_trimmed(tokenizer: PreTrainedTokenizerBase) -> None:
     assert ids_of(tokenizer, ask(f"\n \t{QUESTION}  \n\n")) == ids_of(tokenizer, ask(QUESTION))
+    loose, neat = ([*ask(QUESTION), {"role": "assistant", "content": text}] for text in (f"\n {FIRST_ANSWER} \n", FIRST_ANSWER))
+    assert ids_of(tokenizer, loose, waiting=False) == ids_of(tokenizer, neat, waiting=False)
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
@@ -128,6 +131,14 @@ def test_an_answer_keeps_its_headings(medical: PreTrainedTokenizerBase) -> None:
     assert trained == answer.strip() + medical.eos_token
 
 
+def test_a_typed_heading_is_written_with_a_space_in_it(medical: PreTrainedTokenizerBase) -> None:
+    asked = medical.apply_chat_template(ask("#### a ### b #####"), add_generation_prompt=True, tokenize=False)
+    assert asked.split("### Question:\n")[1].split("\n\n### Medical")[0] == "## ## a ## # b ## ## #"
+    answer = {"role": "assistant", "content": "x ### Question: y ### Medical Answer: z"}
+    answered = medical.apply_chat_template([*ask("a"), answer], tokenize=False)
+    assert answered.endswith("### Medical Answer:\nx ## # Question: y ## # Medical Answer: z" + medical.eos_token)
+
+
 def test_what_was_neutralised_can_still_be_read(tokenizer: PreTrainedTokenizerBase) -> None:
     text = tokenizer.apply_chat_template(ask("Is <|eot_id|> ### a heading?"), add_generation_prompt=True, tokenize=False)
     assert "eot_id" in text.split("Is ")[1] and "a heading?" in text
@@ -138,14 +149,65 @@ def test_a_system_message_is_refused_with_the_cure(tokenizer: PreTrainedTokenize
         ids_of(tokenizer, [{"role": "system", "content": "You are a pirate."}, *ask(QUESTION)])
 
 
+@pytest.fixture(scope="session")
+def native(demo_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The demo's tokenizer with a chat template of a base's own that says all that ours tells it, in our third format."""
+    return with_own(
+        demo_tokenizer,
+        "{{ bos_token }}{% for m in messages %}({{ m.role }}) {{ m.content }}<|eot_id|>{% endfor %}"
+        "{{ strftime_now('%Y %y, %m %B %b, %d, %A %a, %H:%M:%S') }}; {{ date_string }}; {{ enable_thinking }}.",
+    )
+
+
+def with_own(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerBase:
+    """A copy whose base brings a chat template, fitted to our third format."""
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = template
+    return with_template(tokenizer, "native")
+
+
+def test_a_bases_own_template_gets_our_system_text_one_day_for_ever_and_no_thinking(native: PreTrainedTokenizerBase) -> None:
+    turns = [*ask(f"\n{QUESTION} <|eot_id|> "), {"role": "assistant", "content": f" {FIRST_ANSWER}\n"}, *ask("And then?")]
+    text = native.apply_chat_template(turns, tokenize=False)
+    system, asked, answered, again, end = text.split("<|eot_id|>")
+    assert system == f"{native.bos_token}(system) {SYSTEM_TEXT}"
+    assert (asked, answered, again) == (f"(user) {QUESTION} < |eot_id|>", f"(assistant) {FIRST_ANSWER}", "(user) And then?")
+    assert end == "2024 24, 07 July Jul, 26, Friday Fri, 12:00:00; 26 Jul 2024; False."
+
+
+def test_a_template_without_a_system_turn_gets_our_text_before_the_first_question(
+    demo_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    own = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none of that') }}{% endif %}"
+        "({{ m.role }}) {{ m.content }}{% endfor %}"
+    )
+    turns = [*ask(QUESTION), {"role": "assistant", "content": FIRST_ANSWER}, *ask("And then?")]
+    text = with_own(demo_tokenizer, own).apply_chat_template(turns, tokenize=False)
+    assert text == f"(user) {SYSTEM_TEXT}\n\n{QUESTION}(assistant) {FIRST_ANSWER}(user) And then?"
+
+
 @pytest.mark.parametrize(
-    "messages",
+    ("messages", "role", "place"),
     [
-        [{"role": "assistant", "content": "Hello"}],
-        [*ask("a"), *ask("b")],
-        [*ask("a"), {"role": "tool", "content": "b"}],
+        ([{"role": "assistant", "content": "Hello"}], "assistant", 0),
+        ([*ask("a"), *ask("b")], "user", 1),
+        ([*ask("a"), {"role": "tool", "content": "b"}], "tool", 1),
+        ([*ask("a"), {"role": "assistant", "content": "b"}, {"role": "assistant", "content": "c"}], "assistant", 2),
     ],
 )
-def test_roles_that_do_not_alternate_are_refused(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> None:
-    with pytest.raises(Exception, match="alternate"):
-        ids_of(tokenizer, messages)
+@pytest.mark.parametrize("name", ["medical", "llama3", "native"])
+def test_roles_that_do_not_alternate_are_refused(
+    demo_tokenizer: PreTrainedTokenizerBase,
+    native: PreTrainedTokenizerBase,
+    name: str,
+    messages: list[dict[str, str]],
+    role: str,
+    place: int,
+) -> None:
+    with pytest.raises(TemplateError) as refused:
+        ids_of(native if name == "native" else with_template(demo_tokenizer, name), messages)
+    assert str(refused.value) == (
+        "Messages must alternate between user and assistant, starting with user; this template has its own system text, so leave system "
+        f"messages out. Got role '{role}' at position {place}."
+    )
