@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from app.adapter import contract as contracts
-from app.adapter.behaviour import verify_behaviour
+from app.adapter.behaviour import Probe, golden_nll, verify_behaviour
 from app.engine.model import LoadedModel
 from app.errors import ContractViolation
 from tests.adapter.test_templates import with_template
@@ -229,7 +229,7 @@ def test_the_probe_measures_how_far_the_adapter_moves_the_last_logits(loaded: Lo
         on = loaded.model(input_ids=ids).logits[0, -1]
         with loaded.model.disable_adapter():
             off = loaded.model(input_ids=ids).logits[0, -1]
-    probe = contracts.verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
+    probe = verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
     assert probe.logit_change == pytest.approx(math.dist(on.tolist(), off.tolist()) / math.hypot(*off.tolist()), rel=1e-3)
     assert probe.threshold == {"float32": 1e-5, "float16": 4e-3, "bfloat16": 2e-2}[loaded.dtype]
     assert (probe.nll, probe.trained_nll) == (probe.nll, loaded.contract.golden_nll)
@@ -246,12 +246,12 @@ def test_the_golden_answers_nll_is_the_mean_over_its_tokens_and_its_end(loaded: 
     losses = [-float(chances[place - 1, whole[place]]) for place in range(start, len(whole))]
     assert whole[-1] in loaded.contract.eos_token_ids
     expected = sum(losses) / len(losses)
-    assert contracts.golden_nll(loaded.model, loaded.tokenizer) == pytest.approx(expected, rel=1e-2)
-    probe = contracts.verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
-    assert probe.nll == contracts.golden_nll(loaded.model, loaded.tokenizer)
+    assert golden_nll(loaded.model, loaded.tokenizer) == pytest.approx(expected, rel=1e-2)
+    probe = verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
+    assert probe.nll == golden_nll(loaded.model, loaded.tokenizer)
     other = loaded.contract.model_copy(update={"golden_answer": "Gout hurts."})
     with pytest.raises(ContractViolation, match="does not behave as in training"):
-        contracts.verify_behaviour(other, loaded.model, loaded.tokenizer, loaded.dtype)
+        verify_behaviour(other, loaded.model, loaded.tokenizer, loaded.dtype)
 
 
 class Paper(torch.nn.Module):
@@ -282,8 +282,8 @@ class Paper(torch.nn.Module):
 def test_an_adapter_must_move_the_logits_by_more_than_its_dtypes_noise(loaded: LoadedModel, dtype: torch.dtype, threshold: float) -> None:
     contract = loaded.contract.model_copy(update={"golden_nll": 2.0, "trained_dtype": "float32"})
 
-    def change(by: float) -> contracts.Probe:
-        return contracts.verify_behaviour(contract, Paper((3.0, 4.0 + 5 * by), 2.0, dtype), loaded.tokenizer, "float32")
+    def change(by: float) -> Probe:
+        return verify_behaviour(contract, Paper((3.0, 4.0 + 5 * by), 2.0, dtype), loaded.tokenizer, "float32")
 
     found = change(1.05 * threshold)
     assert (found.logit_change, found.threshold) == (pytest.approx(1.05 * threshold, rel=1e-2), threshold)
@@ -306,8 +306,8 @@ def test_the_golden_answer_must_be_as_likely_as_in_training_up_to_the_tolerance(
 ) -> None:
     contract = loaded.contract.model_copy(update={"golden_nll": 2.0, "trained_dtype": trained})
 
-    def behave(nll: float) -> contracts.Probe:
-        return contracts.verify_behaviour(contract, Paper((1.0, 1.0), nll, torch.float32), loaded.tokenizer, served)
+    def behave(nll: float) -> Probe:
+        return verify_behaviour(contract, Paper((1.0, 1.0), nll, torch.float32), loaded.tokenizer, served)
 
     for sign in (1, -1):
         assert behave(2 + sign * allowed * 0.99).tolerance == allowed
