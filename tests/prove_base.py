@@ -18,7 +18,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 0.2  # of the cards
+HELD_OUT, VALIDATED = 0.2, 0.03  # shares of the cards
 LONGEST = 200  # tokens an answer may have
 COMPARED = 40  # questions for decoder against library
 
@@ -98,6 +98,7 @@ def same_answers(adapter: Path, questions: Path, device: str, count: int) -> dic
 def prove(preset: str, arguments: argparse.Namespace, data: Path, device: str) -> dict[str, Any]:
     """Trains and measures one preset."""
     output = arguments.output / preset
+    shutil.rmtree(output, ignore_errors=True)
     settings = [word for setting in ["train_size=1.0", *arguments.set] for word in ("--set", setting)]
     seconds = run("finetune", "train", "--config", preset, "--base", arguments.base, "--data", data, "--output", output, *settings)
     limit = ["--limit", arguments.limit] if arguments.limit else []
@@ -145,7 +146,7 @@ def main() -> None:
     """Command line; see the top of the file."""
     parser = argparse.ArgumentParser(description="A real base model through the whole path, by each preset.")
     parser.add_argument("--base", required=True, help="folder or hub id of the base model")
-    parser.add_argument("--data", required=True, help="file of cards")
+    parser.add_argument("--data", required=True, help="file of cards, or a folder that data prepare wrote")
     parser.add_argument("--preset", action="append", help="repeatable [seed, t4, fast]")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="handed to each training")
     parser.add_argument("--limit", type=int, help="measure only so many of the held-out cards")
@@ -154,10 +155,12 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     device = python("import json, torch; print(json.dumps('cuda' if torch.cuda.is_available() else 'cpu'))")
-    data = arguments.output / "data"
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    shares = ("--test", HELD_OUT, "--validation", 0.03)
-    run("finetune", "data", "prepare", "--data", arguments.data, "--base", arguments.base, "--output", data, *shares)
+    data = Path(arguments.data)
+    if not data.is_dir():
+        data = arguments.output / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        shares = ("--test", HELD_OUT, "--validation", VALIDATED)
+        run("finetune", "data", "prepare", "--data", arguments.data, "--base", arguments.base, "--output", data, *shares)
     results = []
     for preset in arguments.preset or ["seed", "t4", "fast"]:
         results.append(prove(preset, arguments, data, device))
