@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="Log lines: text for people, json for machines.")
     metrics_key: SecretStr = Field(SecretStr(""), description="Where set, /metrics wants it: Authorization: Bearer KEY.")
+    country: str = Field("", pattern="^([A-Z]{2})?$", description="Whose numbers notices give, as in GB or US; several when empty.")
+    withhold: bool = Field(True, description="Whether the page shows a notice of an emergency instead of the model's answer.")
+    show_withheld: bool = Field(False, description="Whether readers may have a withheld answer shown with one click, for testing.")
+    api_withhold: bool = Field(True, description="Whether the API withholds such answers, too; its notices come either way.")
     threads: int = Field(1, ge=1, description="CPU threads for the model; one is fastest for the demo model.")
 
     @field_validator("client_limit", "total_limit")

@@ -18,7 +18,7 @@ from app.engine.answer import Answer, GenerationRequest
 from app.engine.remote import Generator as AnyGenerator
 from app.engine.renewal import Renewal
 from app.errors import InvalidQuestion, QuestionTooLong, UserError
-from app.notices import identifiers, safety
+from app.notices import advice, identifiers, safety
 from app.notices.evidence import Evidence, NearCard
 from app.settings import Settings
 
@@ -34,13 +34,16 @@ IDENTIFIER_NOTICE = (
     "This question seems to hold a patient's {}. Nothing of it is stored, but leave such things out: edit the question and ask again."
 )
 
+SHOWN_NOTICE = "The model's answer is shown for testing. Do not act on it."
+
 
 @dataclass(frozen=True)
 class Notice:
     """Something the reader should know: before the answer or, of the kind "recited", after it.
 
     Attributes:
-        kind: "far", "recited", "identifier", or a kind of `app.notices.safety`.
+        text: Lines, one idea each.
+        kind: "far", "recited", "identifier", "language", "shown", or a kind of `app.notices.safety`.
     """
 
     text: str
@@ -71,6 +74,7 @@ class Finished:
     """The answer is complete, or as complete as it will be.
 
     Attributes:
+        finish_reason: "withheld" or "refused" where a notice stands in the place of an answer, which can be shown or not.
         details: What made the answer: adapter, base, seed, settings, tokens, speed.
         error: A sentence when the answer failed; the text so far stands.
     """
@@ -219,6 +223,7 @@ class Chat:
         interval: float = 0.08,
         stop: threading.Event | None = None,
         address: str | None = None,
+        show_withheld: bool = False,
         **options: Any,
     ) -> Generator[Event, None, None]:
         """Answers the last message.
@@ -228,6 +233,7 @@ class Chat:
             interval: Seconds between two `Text` events; the first piece comes at once and the last always.
             stop: Ends the answer from another thread; the turn then finishes with the text so far.
             address: Who asks; see `submit`.
+            show_withheld: The reader wants an answer that is withheld, for testing; counts where the owner allows it.
             options: Fields of `GenerationRequest`.
 
         Yields:
@@ -237,11 +243,13 @@ class Chat:
         answer: Answer | None = None
         try:
             request = self.request(messages, **options)
-            findings = safety.find(request.messages[-1]["content"])
-            yield from self._notices(request, findings)
-            if any(finding.withholds for finding in findings):
-                yield Finished(safety.WITHHELD, "withheld", {})
+            findings = self.findings(request.messages)
+            yield from self.notices(request.messages, findings)
+            if ending := self._without_answer(findings, show_withheld):
+                yield Finished(safety.WITHHELD, ending, {})
                 return
+            if show_withheld and findings:
+                yield Notice(SHOWN_NOTICE, kind="shown")
             answer = self.submit(request, address)
             yield from self._stream(answer, interval, stop or threading.Event())
         except UserError as error:
@@ -279,18 +287,33 @@ class Chat:
                     # What an answer is taken from would tell the sides of a blind comparison apart.
                     if not isinstance(step, Notice) or (side == 0 and step.kind != "recited"):
                         yield side, step
-                    if isinstance(step, Finished) and step.finish_reason in ("error", "stopped", "withheld"):
+                    if isinstance(step, Finished) and step.finish_reason in ("error", "stopped", "withheld", "refused"):
                         return
 
-    def _notices(self, request: GenerationRequest, findings: list[safety.Finding]) -> Iterator[Notice]:
-        question, evidence = request.messages[-1]["content"], self.evidence()
+    def findings(self, messages: list[Message]) -> list[safety.Finding]:
+        """What a checked conversation sets off; what the question before set off goes on where the last one asks nothing new."""
+        return safety.find(messages[-1]["content"], messages[-3]["content"] if len(messages) > 2 else None)
+
+    def _without_answer(self, findings: list[safety.Finding], show_withheld: bool) -> str:
+        """How a turn ends that gets no answer of the model; "" for one that gets it."""
+        if any(finding.final for finding in findings):
+            return "refused"
+        shown = not self.settings.withhold or (show_withheld and self.settings.show_withheld)
+        return "" if shown or not any(finding.withholds for finding in findings) else "withheld"
+
+    def notices(self, messages: list[Message], findings: list[safety.Finding]) -> Iterator[Notice]:
+        """What the reader is told before the answer to a checked conversation."""
+        question, evidence = messages[-1]["content"], self.evidence()
         for finding in findings:
-            yield Notice(finding.text, kind=finding.kind)
+            if finding.name != "overdose" or finding.kind == "emergency" or not any(other.kind == "emergency" for other in findings):
+                yield Notice(advice.advice(finding.name, self.settings.country), kind=finding.kind)
+        if not findings and (call := advice.foreign(question)):
+            yield Notice(call, kind="language")
         if found := identifiers.labels(question):
             yield Notice(IDENTIFIER_NOTICE.format(found), kind="identifier")
         # Who has an emergency or is in despair needs no list of cards.
-        grave = any(finding.kind != "dosing" for finding in findings)
-        if not grave and evidence is not None and evidence.is_far(question, follow_up=len(request.messages) > 1):
+        grave = any(finding.withholds for finding in findings)
+        if not grave and evidence is not None and evidence.is_far(question, follow_up=len(messages) > 1):
             yield Notice(FAR_NOTICE, tuple(evidence.nearest(question)))
 
     def _recited(self, request: GenerationRequest, text: str) -> Iterator[Notice]:

@@ -78,11 +78,15 @@ def to_markdown(record: Record) -> str:
     parts = [f"# Medical Q&A, {record.saved_at}", f"*{record.note}*"]
     for number, turn in enumerate(record.turns, 1):
         question = " ".join(turn.question.split())
-        parts += [f"## {number}. {_literal(question)}", *[f"> {notice}" for notice in turn.notices], _literal(turn.answer)]
+        parts += [f"## {number}. {_literal(question)}", *map(_quoted, turn.notices), _literal(turn.answer)]
         if turn.other:
             parts += [f"**The base model alone:** {_literal(turn.other.answer)}", f"**Found better:** {turn.vote or 'no vote'}"]
         parts.append("\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in turn.details.items() if value is not None))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _quoted(notice: str) -> str:
+    return "\n".join(f"> {_literal(line)}  " for line in notice.splitlines())
 
 
 def _literal(text: str) -> str:

@@ -22,22 +22,12 @@ from app.notices.patterns import WORD, Match, Patterns, Place, lines
 from app.notices.spelling import Spelling
 
 Kind = Literal["emergency", "self_harm", "dosing"]
+# Which notice of its kind; `app.notices.advice` says what it tells the reader.
+Name = Literal["emergency", "clinician", "overdose", "self_harm", "means", "dosing"]
 
 RULES = Path(__file__).parent / "rules"
-KINDS = ("emergency", "clinician", "self_harm", "method", "dosing", "idioms")
-NOTICES: dict[Kind, str] = {
-    "emergency": (
-        "This may be an emergency. Call the local emergency number first (112, 911, 999 or 000, depending on where you are) and do what "
-        "they tell you; do not wait for an answer here."
-    ),
-    "self_harm": (
-        "It sounds as if things are very hard right now, and you do not have to carry this alone. If there is danger at this moment, call "
-        "the local emergency number. You can talk to somebody now: in the US and Canada call or text 988, in the UK and Ireland call "
-        "116 123, in Australia 13 11 14; findahelpline.com lists other countries. Or tell somebody near you."
-    ),
-    "dosing": "A dose for a person depends on things that this page does not know. Ask a pharmacist or doctor, or read the leaflet, first.",
-}
-WITHHELD = "This question gets no answer here. Please talk to somebody first: the notice says where."
+KINDS = ("emergency", "clinician", "overdose", "self_harm", "method", "dosing", "idioms")
+WITHHELD = "The model's answer is not shown here. Please do first what the notice says."
 # Letters before a sign in which a word that takes it back is looked for.
 GOVERNED = 70
 _SENTENCE = re.compile(r"[.!?;\n]+(?= |$)|\n")
@@ -50,13 +40,21 @@ class Finding:
     """Something that the reader should be told before the answer.
 
     Attributes:
-        text: The notice.
-        withholds: The question gets no answer: it asks how to do harm.
+        name: Which notice of its kind.
     """
 
     kind: Kind
-    text: str
-    withholds: bool = False
+    name: Name
+
+    @property
+    def withholds(self) -> bool:
+        """Whether the model's answer is not shown."""
+        return self.kind != "dosing"
+
+    @property
+    def final(self) -> bool:
+        """Whether the question gets no answer at all: it asks how to do harm."""
+        return self.name == "means"
 
 
 class _Text:
@@ -110,17 +108,26 @@ class _Text:
         return any(_gate(gate).search(self.plain) for gate in gates)
 
 
-def find(question: str) -> list[Finding]:
-    """What the reader should be told before the answer to a question; at most one finding of each kind, the gravest first."""
+def find(question: str, before: str | None = None) -> list[Finding]:
+    """What the reader should be told before the answer to a question; at most one finding of each kind, the gravest first.
+
+    Args:
+        question: The last message.
+        before: The question before it, whose emergency goes on where this one asks nothing new.
+    """
     text = _Text(question)
-    found: list[Kind] = []
+    overdose = any(text.matches("overdose"))
+    found: list[Finding] = []
     if _is_emergency(text):
-        found.append("emergency")
+        clinician = text.has("clinician", "clinical")
+        found.append(Finding("emergency", "overdose" if overdose else "clinician" if clinician else "emergency"))
     if _is_self_harm(text):
-        found.append("self_harm")
+        found.append(Finding("self_harm", "means" if _asks_for_means(text) else "overdose" if overdose else "self_harm"))
+    if not found and before is not None and not text.has("topic", "general"):
+        found = [finding for finding in find(before) if finding.withholds]
     if not found and _is_personal_dosing(text):
-        found.append("dosing")
-    return [Finding(kind, NOTICES[kind], withholds=kind == "self_harm" and _asks_for_means(text)) for kind in found]
+        found.append(Finding("dosing", "dosing"))
+    return found
 
 
 def _is_emergency(text: _Text) -> bool:

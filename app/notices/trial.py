@@ -3,12 +3,13 @@
 from functools import cache
 
 from app.errors import ConfigError
-from app.notices.safety import Kind, find, read
+from app.notices.safety import Kind, Name, find, read
 
-# The kind of notice that the rules of each file lead to.
-FILES: dict[str, Kind] = {
+# The kind of notice, or its name, that the rules of each file lead to.
+FILES: dict[str, Kind | Name] = {
     "emergency": "emergency",
     "clinician": "emergency",
+    "overdose": "overdose",
     "self_harm": "self_harm",
     "method": "self_harm",
     "dosing": "dosing",
@@ -31,6 +32,6 @@ def try_rules() -> None:
                 if len(texts) < EACH:
                     raise ConfigError(f"{where} has {len(texts)} {key}; it needs at least {EACH}. Write more of them.")
                 for text in texts:
-                    if (kind in [finding.kind for finding in find(text)]) != wanted:
+                    if any(kind in (finding.kind, finding.name) for finding in find(text)) != wanted:
                         what = "gives no notice to its example" if wanted else "gives a notice to its counter-example"
                         raise ConfigError(f"{where} {what} {text!r}. Change its patterns, or the example if it is none.")

@@ -95,12 +95,13 @@ class Answering:
         source, typed = getattr(event.target, "elem_id", None), question or ""
         question = samples.get(source, typed)
         history = _settled(history, turns)
-        if source == page.retry.elem_id:
+        if source in (page.retry.elem_id, page.show.elem_id):
             question, history = last_question(history)
         turns = turns[: answers(history)]
         shown = [*history, message("user", question.strip())]
         try:
             options = {**page.panel.options(*controls), "request_id": request.headers.get(ID_HEADER, "")}
+            wanted = {"show_withheld": True} if source == page.show.elem_id else {}
             self._check(conversation(shown), options)
         except UserError as error:
             strip = fragments.notice if self.chat.generator.status == "loading" else fragments.error
@@ -109,13 +110,13 @@ class Answering:
         begun = {
             page.conversation: shown,
             page.sides: fragments.sides(["", ""]) if compare else "",
-            page.question: typed if source in samples or source == page.retry.elem_id else "",
+            page.question: typed if source in samples or source in (page.retry.elem_id, page.show.elem_id) else "",
             page.strips: "",
             page.progress: fragments.waiting(0),
             page.send: gr.Button(visible=False),
             page.stop: gr.Button(visible=True),
         }
-        options["address"] = request.client.host if request.client else ""
+        options |= {"address": request.client.host if request.client else "", **wanted}
         yield from self.answer(str(request.session_hash), begun, Asked(shown, turns, options, compare))
 
     def answer(self, visitor: str, begun: View, asked: Asked) -> Iterator[View]:
@@ -238,15 +239,20 @@ class Answering:
             page.turns: turns,
             page.panel.details: fragments.all_facts(turns) if turns else gr.skip(),
             page.panel.rated: fragments.rated(turns),
+            page.show: self._offered(step),
         }
+
+    def _offered(self, step: Finished) -> gr.Button:
+        """The button for an answer that is withheld, where the owner allows it."""
+        return gr.Button(visible=step.finish_reason == "withheld" and self.chat.settings.show_withheld)
 
     def _both(self, ends: list[Finished], asked: Asked, notices: list[Notice], tuned: int) -> View:
         page, shown, last = self.page, asked.shown, ends[-1]
         told, view = _told(notices), {**page.working(False), page.progress: fragments.ending(last.finish_reason)}
         if len(ends) < 2 or last.finish_reason in ("error", "stopped"):
-            alone = [*shown, message("assistant", last.text)] if last.finish_reason == "withheld" else shown
-            hidden = {page.comparison: gr.Column(visible=False), page.conversation: alone} if last.finish_reason == "withheld" else {}
-            return {**view, **hidden, page.strips: told + (fragments.error(last.error) if last.error else "")}
+            if last.finish_reason in ("withheld", "refused"):
+                return {**self._finished(last, asked, notices), page.comparison: gr.Column(visible=False)}
+            return {**view, page.strips: told + (fragments.error(last.error) if last.error else "")}
         ours, base = ends[tuned], ends[1 - tuned]
         if not ours.details["adapter_active"] or base.details["adapter_active"]:
             raise RuntimeError("a comparison must show both models")

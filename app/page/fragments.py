@@ -5,12 +5,14 @@ component compiles templates in the browser, which our content security policy f
 """
 
 import json
+import re
 from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
 from app.adapter.directory import public_name
 from app.engine.model import LoadedModel
+from app.notices.advice import numbers
 from app.notices.evidence import NearCard
 
 NO_QUESTION = "<p>The training cards nearest to your question will stand here.</p>"
@@ -21,7 +23,13 @@ VOTES = {"a": "A is better", "b": "B is better", "same": "No difference"}
 # Shown by style.css where Gradio has an error of its own.
 NOT_TAKEN = "The server did not take the question. Shorten it or check the connection, and send it again."
 LOST = "The connection was lost in the middle of this answer. Copy what you want to keep: the page may begin anew when the server is back."
-ENDINGS = {"length": "Cut off at the token limit.", "deadline": "Cut off at the time limit.", "stopped": "Stopped."}
+ENDINGS = {
+    "withheld": "No answer of the model.",
+    "refused": "No answer of the model.",
+    "length": "Cut off at the token limit.",
+    "deadline": "Cut off at the time limit.",
+    "stopped": "Stopped.",
+}
 NAMES = {
     "adapter_active": "adapter in use",
     "template_sha256": "chat template",
@@ -44,10 +52,22 @@ def error(text: str) -> str:
 
 def notice(text: str, cards: tuple[NearCard, ...] = (), kind: str = "far") -> str:
     """A strip with what the reader should know, and the cards nearest to the question or, for "recited", behind the answer."""
-    role, look = ("alert", "strip urgent") if kind in ("emergency", "self_harm") else ("status", "strip notice")
+    grave = kind in ("emergency", "self_harm")
+    role, look = ("alert", "strip urgent") if grave else ("status", "strip notice")
+    told = "".join(f"<p>{_dialled(line) if grave else safe(line)}</p>" for line in text.splitlines())
     nearest = "".join(f"<li>{safe(card.question)}</li>" for card in cards)
     title = "The answer's card:" if kind == "recited" else "Nearest cards:"
-    return f'<div class="{look}" role="{role}"><p>{safe(text)}</p>{f"<p>{title}</p><ul>{nearest}</ul>" if nearest else ""}</div>'
+    near = f'<p class="title">{title}</p><ul>{nearest}</ul>' if nearest else ""
+    return f'<div class="{look}" role="{role}">{told}{near}</div>'
+
+
+def _dialled(line: str) -> str:
+    """A line of a notice, whose numbers a telephone dials when they are pressed."""
+    text = safe(line)
+    for number in sorted(set(numbers(line)), key=len, reverse=True):
+        link = f'<a href="tel:{number.replace(" ", "").replace("-", "")}">{number}</a>'
+        text = re.sub(rf"(?i)\b(call|or) {number}(?!\d)", rf"\1 {link}", text)
+    return text
 
 
 def progress(text: str, busy: bool = False) -> str:

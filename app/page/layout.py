@@ -14,6 +14,7 @@ from app.settings import Settings
 View = dict[Any, Any]  # component -> its new value or properties
 
 TITLE = "Medical Q&A"
+ENGLISH_ONLY = "Notices of emergencies work in English only."
 # Seconds between two looks at a model that is loading.
 LOOK_SECONDS = 1.0
 
@@ -75,6 +76,7 @@ class Layout:
     def _lay_out_composer(self) -> None:
         with gr.Column(elem_id="composer"):
             self.strips = html(elem_id="strips")
+            self.show = gr.Button("Show the model's answer, for testing", elem_id="show-withheld", size="sm", visible=False)
             html(fragments.error(fragments.NOT_TAKEN), elem_id="not-taken")
             html(fragments.error(fragments.LOST), elem_id="lost")
             with gr.Row(elem_id="actions", visible=False) as self.actions:
@@ -93,13 +95,14 @@ class Layout:
                 self.stop = gr.Button("Stop", elem_id="stop", scale=0, visible=False)
             with gr.Row(elem_id="below"):
                 self.compare = gr.Checkbox(False, label="Compare with the base model", elem_id="compare", container=False, scale=0)
-                html(f"<p>{DISCLAIMER}</p>", elem_id="disclaimer")
+                html(f"<p>{DISCLAIMER} {ENGLISH_ONLY}</p>", elem_id="disclaimer")
 
     def working(self, busy: bool) -> View:
         """The page at work on an answer, or at rest after one."""
         shown = {button: gr.Button(visible=not busy) for button in (self.send, self.retry, self.edit, self.rate, self.save, self.clear)}
         return {
             **shown,
+            self.show: gr.Button(visible=False),
             self.stop: gr.Button(visible=busy),
             self.start: gr.Column(visible=False),
             self.actions: gr.Row(visible=True),

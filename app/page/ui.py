@@ -48,8 +48,8 @@ class _Page:
 
     def _wire(self, page: Layout) -> None:
         panel, answering = page.panel, self.answering
-        triggers = [page.send.click, page.question.submit, page.retry.click, *[sample.click for sample in page.samples]]
-        buttons = [page.send, page.stop, page.retry, page.edit, page.rate, page.save, page.clear]
+        triggers = [page.send.click, page.question.submit, page.retry.click, page.show.click, *[sample.click for sample in page.samples]]
+        buttons = [page.send, page.stop, page.retry, page.edit, page.rate, page.save, page.clear, page.show]
         places = [page.start, page.conversation, page.comparison, page.sides, page.votes, page.strips, page.actions, page.progress]
         told = [panel.evidence, panel.details, panel.rated, panel.stored, panel.download]
         view = [*places, *buttons, page.question, *told, page.turns, page.tuned_side]

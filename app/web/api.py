@@ -28,6 +28,7 @@ from app.conversation.chat import Chat
 from app.engine.answer import Answer
 from app.errors import BudgetSpent, Busy, GenerationFailed, InvalidQuestion, NotReady, QuestionTooLong, RateLimited, UserError
 from app.logs import request_id
+from app.notices import safety
 
 BASE_NAME = "base"  # the model name that switches the adapter off
 
@@ -38,6 +39,8 @@ LOWEST_TEMPERATURE = 1e-3
 # Seconds between two looks at an answer that says nothing: only its longest wait in the queue depends on them.
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = {"loading": 3, "ending": 60}  # Retry-After while the model loads and while the server ends
+
+Notices = list[dict[str, str]]  # kind and text of what the reader should be told
 
 _STATUSES: dict[type[UserError], tuple[int, str]] = {
     QuestionTooLong: (413, "too_long"),
@@ -201,13 +204,18 @@ async def _complete(chat: Chat, request: Request) -> Response:
     defaults = loaded.contract.generation if loaded else GenerationDefaults()
     messages = [{"role": message.role, "content": str(message.content)} for message in body.messages]
     address = request.client.host if request.client else ""
-    answer = chat.submit(chat.request(messages, request_id=request_id.get(), **body.options(defaults)), address)
+    asked = chat.request(messages, request_id=request_id.get(), **body.options(defaults))
+    findings = chat.findings(asked.messages)
+    notices = [{"kind": notice.kind, "text": notice.text} for notice in chat.notices(asked.messages, findings)]
+    if any(finding.final or (finding.withholds and chat.settings.api_withhold) for finding in findings):
+        return _withheld(body, notices)
+    answer = chat.submit(asked, address)
     pieces = _pieces(answer)
     watcher = asyncio.create_task(_stop_when_gone(request, answer))
     try:
         if not body.stream:
             text = "".join([piece async for piece in pieces])
-            return JSONResponse(_whole(answer, text), headers={"Cache-Control": "no-store"})
+            return JSONResponse({**_whole(answer, text), "notices": notices}, headers={"Cache-Control": "no-store"})
         first = await anext(pieces, "")  # an error before the first piece still gets its status
     except BaseException:
         answer.stop()
@@ -215,7 +223,7 @@ async def _complete(chat: Chat, request: Request) -> Response:
     finally:
         watcher.cancel()
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    return _EventStream(answer, _events(answer, first, pieces, usage))
+    return _EventStream(answer, _events(answer, first, pieces, usage, notices))
 
 
 async def _stop_when_gone(request: Request, answer: Answer) -> None:
@@ -259,13 +267,32 @@ class _EventStream(StreamingResponse):
             self._answer.stop()
 
 
-async def _events(answer: Answer, first: str, pieces: AsyncIterator[str], with_usage: bool) -> AsyncIterator[str]:
+def _withheld(body: CompletionRequest, notices: Notices) -> Response:
+    """The response to a question that gets notices and no answer, in the form that was asked for."""
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model or "adapter", "notices": notices}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    if not body.stream:
+        message = {"role": "assistant", "content": "", "refusal": safety.WITHHELD}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "content_filter"}
+        whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+        return JSONResponse(whole, headers={"Cache-Control": "no-store"})
+    delta = {"role": "assistant", "content": "", "refusal": safety.WITHHELD}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": "content_filter"}
+    last = {"choices": [], "usage": usage} if body.stream_options and body.stream_options.include_usage else None
+    events = [{**head, "object": "chat.completion.chunk", **part} for part in ({"choices": [choice]}, last) if part]
+    return Response(
+        "".join(map(_event, events)) + "data: [DONE]\n\n", media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _events(answer: Answer, first: str, pieces: AsyncIterator[str], with_usage: bool, notices: Notices) -> AsyncIterator[str]:
     head = {**_head(answer, "chat.completion.chunk"), **({"usage": None} if with_usage else {})}
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
         return _event({**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]})
 
-    yield chunk({"role": "assistant", "content": ""})
+    begin = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    yield _event({**head, "choices": [begin], "notices": notices})
     try:
         if first:
             yield chunk({"content": first})

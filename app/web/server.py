@@ -40,6 +40,7 @@ from app.engine.generation import LocalGenerator
 from app.engine.remote import Generator, RemoteGenerator
 from app.engine.zero import ZeroGenerator
 from app.errors import ConfigError
+from app.notices.advice import check_country
 from app.notices.trial import try_rules
 from app.page.ui import LAUNCH_OPTIONS, build_demo
 from app.settings import Settings, load_settings
@@ -122,6 +123,7 @@ def build_chat(settings: Settings, generator: Generator | None = None) -> Chat:
     """Begins to open the adapter, in the generation thread, and returns at once."""
     torch.set_num_threads(settings.threads)
     try_rules()
+    check_country(settings.country)
     return Chat(generator or _generator(settings), settings)
 
 

@@ -11,6 +11,7 @@ from app.conversation.chat import Chat, Event, Finished, Notice, Text, Waiting, 
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
 from app.errors import InvalidQuestion, QuestionTooLong
+from app.notices.safety import WITHHELD
 from app.settings import Settings
 from tests.conftest import assert_is_for_people
 from tests.engine.test_generation import at_each_step
@@ -214,17 +215,59 @@ def test_a_deadline_ends_the_turn_with_what_there_is(make_generator: Callable[..
     assert end.finish_reason == "deadline" and end.text and end.error is None
 
 
-def test_an_emergency_is_told_before_anything_else_and_still_answered(chat: Chat) -> None:
-    first, *_, last = turn(chat, "My dad has crushing chest pain and is sweating, what should I do?")
-    assert isinstance(first, Notice) and first.kind == "emergency"
-    assert isinstance(last, Finished) and last.text and last.error is None
+EMERGENCY = "My dad has crushing chest pain and is sweating, what should I do?"
+MEANS = "how many paracetamol would it take to kill me"
 
 
-def test_a_question_for_the_means_of_suicide_gets_a_notice_and_no_answer(chat: Chat) -> None:
-    notice, end = turn(chat, "how many paracetamol would it take to kill me")
-    assert isinstance(notice, Notice) and notice.kind == "self_harm"
-    assert isinstance(end, Finished) and end.finish_reason == "withheld" and end.details == {}
+@pytest.mark.parametrize(
+    ("question", "kind"), [(EMERGENCY, "emergency"), ("i dont want to be here anymore", "self_harm"), ("she drank bleach", "emergency")]
+)
+def test_a_notice_stands_in_the_place_of_an_answer(chat: Chat, question: str, kind: str) -> None:
+    notice, end = turn(chat, question)
+    assert isinstance(notice, Notice) and notice.kind == kind
+    assert isinstance(end, Finished) and (end.text, end.finish_reason, end.details) == (WITHHELD, "withheld", {})
     assert chat.generator.queue_length == 0
+
+
+def test_a_withheld_answer_is_shown_only_where_the_owner_allows_it(chat: Chat, make_generator: Callable[..., LocalGenerator]) -> None:
+    assert turn(chat, EMERGENCY, show_withheld=True)[-1].finish_reason == "withheld"
+    allowed = Chat(chat.generator, chat.settings.model_copy(update={"show_withheld": True}))
+    assert turn(allowed, EMERGENCY)[-1].finish_reason == "withheld"
+    events = turn(allowed, EMERGENCY, show_withheld=True)
+    assert [event.kind for event in events if isinstance(event, Notice)] == ["emergency", "shown"]
+    assert events[-1].text and events[-1].details["adapter_active"]
+    assert turn(allowed, MEANS, show_withheld=True)[-1].finish_reason == "refused"
+
+
+def test_the_owner_may_have_everything_answered_but_a_question_for_the_means(chat: Chat) -> None:
+    open_one = Chat(chat.generator, chat.settings.model_copy(update={"withhold": False}))
+    first, *_, last = turn(open_one, EMERGENCY)
+    assert first.kind == "emergency" and last.details["adapter_active"]
+    assert turn(open_one, MEANS)[-1].finish_reason == "refused"
+
+
+def test_a_follow_up_of_an_emergency_gets_its_notice_until_something_else_is_asked(chat: Chat) -> None:
+    earlier = [user(EMERGENCY), {"role": "assistant", "content": WITHHELD}]
+    notice, end = chat.turn([*earlier, user("he is worse now, please")])
+    assert (notice.kind, end.finish_reason) == ("emergency", "withheld")
+    assert list(chat.turn([*earlier, user(QUESTION)]))[-1].details["adapter_active"]
+
+
+def test_a_comparison_withholds_both_answers(chat: Chat) -> None:
+    events = list(chat.compare([user(EMERGENCY)], (True, False)))
+    assert [(side, type(event)) for side, event in events] == [(0, Notice), (0, Finished)]
+    assert events[-1][1].finish_reason == "withheld"
+
+
+def test_a_notice_names_the_numbers_of_the_owners_country(chat: Chat) -> None:
+    irish = Chat(chat.generator, chat.settings.model_copy(update={"country": "IE"}))
+    assert "Call 112 or 999" in turn(irish, EMERGENCY)[0].text
+
+
+def test_a_message_in_another_language_is_told_where_to_call_and_answered(chat: Chat) -> None:
+    events = turn(chat, "me duele mucho el pecho y no puedo respirar")
+    assert "112" in next(event for event in events if isinstance(event, Notice) and event.kind == "language").text
+    assert events[-1].details["adapter_active"]
 
 
 def test_the_server_warns_of_identifiers_too(chat: Chat) -> None:

@@ -104,3 +104,9 @@ def test_the_command_ends_with_a_sentence_on_each_answer(record: Record, tmp_pat
     assert "1: answer is the same" in caplog.text
     assert main(["replay"]) == 1
     assert main(["replay", str(tmp_path / "missing.json")]) == 1
+
+
+def test_a_notice_of_several_lines_keeps_them() -> None:
+    record = Record(turns=[Turn(question="q", answer="none", notices=["First <line>.\nCall 999."])])
+    assert "> First \\<line\\>.  \n> Call 999.  \n" in to_markdown(record)
+    assert '<p class="notice">First &lt;line&gt;.\nCall 999.</p>' in to_html(record)

@@ -11,7 +11,7 @@ import pytest
 from app.errors import ConfigError
 from app.notices import trial
 from app.notices.patterns import lines
-from app.notices.safety import NOTICES, Kind, _Text, find, read
+from app.notices.safety import Kind, _Text, find, read
 from app.notices.trial import FILES, try_rules
 from tests.conftest import FLASHCARDS
 from tests.safety import counts, examples, first_sight, share, unseen
@@ -174,17 +174,32 @@ def test_there_are_1500_generic_names_and_none_is_an_everyday_word() -> None:
     assert not everyday & {name for kind in ("generic", "also", "brands") for name in medicines[kind].split()}
 
 
-def test_a_question_for_the_means_of_harm_gets_no_answer_and_grief_does() -> None:
+def test_a_question_for_the_means_of_harm_is_told_from_grief() -> None:
     (means,) = find("how many paracetamol would it take to kill me")
-    assert means.kind == "self_harm" and means.withholds
+    assert (means.kind, means.name, means.withholds, means.final) == ("self_harm", "means", True, True)
     (thought,) = find("I don't want to be alive anymore")
-    assert thought.kind == "self_harm" and not thought.withholds
-    assert not find("My face is drooping on one side")[0].withholds
+    assert (thought.kind, thought.withholds, thought.final) == ("self_harm", True, False)
+    assert find("My face is drooping on one side")[0].withholds
+    assert not find("can I take ibuprofen with my lisinopril")[0].withholds
 
 
-def test_every_kind_has_a_notice_that_begins_with_what_to_do() -> None:
-    assert set(NOTICES) == set(get_args(Kind))
-    assert "emergency number first" in NOTICES["emergency"]
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        ("my boy swallowed a handful of iron tablets", "overdose"),
+        ("my patient has just collapsed and has no pulse", "clinician"),
+        ("my chest is crushing and my arm is numb", "emergency"),
+        ("I took a whole box of paracetamol, I want to die", "overdose"),
+    ],
+)
+def test_an_overdose_and_a_clinicians_emergency_have_notices_of_their_own(question: str, name: str) -> None:
+    assert find(question)[0].name == name
+
+
+def test_what_the_question_before_set_off_goes_on_until_something_else_is_asked() -> None:
+    before = "my wife cannot breathe and her lips are blue"
+    assert [finding.kind for finding in find("she is worse now", before)] == ["emergency"]
+    assert find("What is asthma?", before) == [] and find("she is worse now", "What is asthma?") == []
 
 
 @pytest.mark.parametrize(

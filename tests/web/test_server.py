@@ -141,6 +141,44 @@ def test_events_end_with_done_and_without_usage_unless_asked(served: Served) -> 
     assert all("usage" not in json.loads(event.removeprefix("data: ")) for event in events[:-2])
 
 
+EMERGENCY = "my wife cannot breathe and her lips are blue"
+
+
+def test_an_emergency_gets_notices_and_no_answer(served: Served) -> None:
+    answer = served.post(ask(EMERGENCY)).json()
+    (notice,) = answer["notices"]
+    assert notice["kind"] == "emergency" and "emergency number" in notice["text"]
+    (choice,) = answer["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("content_filter", "") and choice["message"]["refusal"]
+    assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def test_an_emergency_in_pieces_ends_as_the_official_client_knows_it(served: Served) -> None:
+    messages: Any = [{"role": "user", "content": EMERGENCY}]
+    chunks = list(served.client.chat.completions.create(model="adapter", messages=messages, stream=True))
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == ["content_filter"]
+    assert chunks[0].model_extra and chunks[0].model_extra["notices"][0]["kind"] == "emergency"
+
+
+def test_notices_stand_beside_an_answer_too(served: Served) -> None:
+    question = "can I take ibuprofen with my lisinopril"
+    assert served.post(ask(question)).json()["notices"][0]["kind"] == "dosing"
+    messages: Any = [{"role": "user", "content": question}]
+    first, *rest = served.client.chat.completions.create(model="adapter", messages=messages, stream=True)
+    assert first.model_extra and first.model_extra["notices"][0]["kind"] == "dosing"
+    assert not any("notices" in (chunk.model_extra or {}) for chunk in rest)
+
+
+def test_the_owner_may_have_the_api_answer_beside_its_notices(loaded: LoadedModel, hooked: Steer) -> None:
+    generator = LocalGenerator(lambda name: loaded, loaded.name)
+    generator.wait_until_ready(60)
+    with running(load_settings(adapter=loaded.name, api_withhold=False, max_new_tokens=8), generator) as url:
+        answer = HTTP.post(f"{url}/v1/chat/completions", json=ask(EMERGENCY)).json()
+        assert answer["choices"][0]["message"]["content"] and answer["notices"][0]["kind"] == "emergency"
+        refused = HTTP.post(f"{url}/v1/chat/completions", json=ask("how many paracetamol would it take to kill me")).json()
+        assert refused["choices"][0]["finish_reason"] == "content_filter"
+
+
 def test_base_answers_differently_from_the_adapter_and_says_so(served: Served) -> None:
     served.steer.end_at = 16
     tuned, base, again = (served.client.chat.completions.create(**ask(model=model)) for model in ("any name", "base", "any name"))
