@@ -1,4 +1,6 @@
-"""What a notice says: one idea a line, with the numbers of the owner's country. The numbers stand in `rules/helplines.yaml`."""
+"""What a notice says: one idea a line, with the numbers of the owner's country. The words stand in `rules/advice.yaml`,
+the numbers in `rules/helplines.yaml`, the languages in `rules/languages.yaml`.
+"""
 
 import re
 import unicodedata
@@ -7,6 +9,7 @@ from app.errors import ConfigError
 from app.notices.safety import Name, read
 
 # Shown where the owner has set no country.
+ANY_NUMBER = "your local emergency number (112, 911, 999 or 000, depending on where you are)"
 SEVERAL = ("GB", "US", "AU", "IE", "CA", "IN")
 EVERYWHERE = "findahelpline.com lists crisis lines of other countries."
 # What makes a message one of a language: letters of its script, or different words of it and their share of all words.
@@ -33,41 +36,12 @@ def advice(name: Name, country: str = "") -> str:
         Lines; a number to dial stands after "call" or "Call".
     """
     own = read("helplines").get(country)
-    number = f"Call {own['emergency']}" if own else "Call your local emergency number (112, 911, 999 or 000, depending on where you are)"
-    if name == "emergency":
-        return "\n".join(["This may be an emergency.", f"{number} first, and do what they tell you.", "Do not wait for an answer here."])
-    if name == "clinician":
-        return "\n".join(
-            [
-                "This may be an emergency of somebody in your care.",
-                "Call the resuscitation or medical emergency team now, and follow your local protocol.",
-                f"Outside a hospital: {number[0].lower()}{number[1:]}.",
-                "This page is a study aid and not for decisions about patients.",
-            ]
-        )
-    if name == "overdose":
-        return "\n".join(
-            [
-                "This may be a poisoning or an overdose.",
-                f"{number} at once if anybody is drowsy, cannot be woken, has a fit or struggles to breathe.",
-                "Otherwise call a poison centre now, before there are signs; keep the packet at hand.",
-                *_lines("poison", country),
-                "After a large or deliberate overdose go to an emergency department, even if nothing is felt yet.",
-                "If it was taken on purpose, somebody is there to talk to:",
-                *_lines("crisis", country),
-            ]
-        )
-    if name in ("self_harm", "means"):
-        return "\n".join(
-            [
-                "It sounds as if things are very hard right now. You do not have to carry this alone.",
-                f"In danger at this moment? {number}.",
-                "You can talk to somebody now:",
-                *_lines("crisis", country),
-                "Or tell somebody near you, and stay with them.",
-            ]
-        )
-    return "A dose for a person depends on things that this page does not know. Ask a pharmacist or doctor, or read the leaflet, first."
+    number = own["emergency"] if own else ANY_NUMBER
+    found: list[str] = []
+    for line in read("advice")[name]:
+        listed = {"{poison}": "poison", "{crisis}": "crisis"}.get(line)
+        found += _lines(listed, country) if listed else [line.replace("{number}", number)]
+    return "\n".join(found)
 
 
 def _lines(what: str, country: str) -> list[str]:
