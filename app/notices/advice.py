@@ -1,5 +1,6 @@
-"""What a notice says: one idea a line, with the numbers of the owner's country. The words stand in `rules/advice.yaml`,
-the numbers in `rules/helplines.yaml`, the languages in `rules/languages.yaml`.
+"""What a notice says: one idea a line, with the numbers of the owner's country.
+
+The words stand in `rules/advice.yaml`, the numbers in `rules/helplines.yaml`, the languages in `rules/languages.yaml`.
 """
 
 import re
