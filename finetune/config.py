@@ -27,6 +27,9 @@ class TrainConfig(BaseModel):
     base_revision: str | None = Field(None, description="Commit, branch or tag of a base model on the Hub.")
     data: str = Field(MEDICAL_MEADOW, description="Data set: a hub id, a file, or a folder of data prepare.")
     data_revision: str | None = Field(None, description="Commit, branch or tag of a data set on the Hub.")
+    columns: str | None = Field(None, description="Which of our fields the data's columns are, as question=Frage,answer=Antwort.")
+    encoding: str | None = Field(None, description="Encoding of a text file that states none and is not UTF-8, such as windows-1252.")
+    max_dropped: float = Field(0.3, ge=0, le=1, description="Share of the data's rows that may be unusable; beyond it training stops.")
     output: str = Field("outputs/adapter", description="Folder to write the adapter into; it must not hold another run.")
     init_adapter: str | None = Field(None, description="Adapter directory whose weights training goes on from; new weights without it.")
     template: Literal["medical", "llama3", "native"] = Field(

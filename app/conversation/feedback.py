@@ -147,9 +147,10 @@ def read(path: Path) -> list[Row]:
         return [row for file in sorted(path.rglob(FILE_NAME)) for row in read(file)]
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise StorageError(f"The ratings {path} cannot be read ({error.strerror}). Give the file that the page wrote.") from error
+        lines = path.read_text(encoding="utf-8").split("\n")  # other signs that end lines stand in texts
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise StorageError(f"The ratings {path} cannot be read ({reason}). Give the file that the page wrote.") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

@@ -26,7 +26,9 @@ REPEATED = 0.6
 
 ABSENT_TEXT = "refers to a text that is not there"
 LEFTOVER = "leftover of its source"
+MARKUP = "HTML tags"
 ONLY_QUESTION = "answer is only the question again"
+ANOTHER_QUESTION = "answer is only another question"
 REPEATS = "answer began with the question again (cut off)"
 SAME = "same conversation as another row"
 NEAR = "near-duplicate of another row"
@@ -36,15 +38,17 @@ _THING = r"(?:information|text|passage|context|statement|sentence|paragraph|deta
 _ABSENT = re.compile(
     rf"\b(?:as per|according to|based on|from|in) the (?:given|provided|above|preceding|following) {_THING}\b"
     rf"|\b(?:as per|according to|based on|from|in) the {_THING} (?:that (?:is|was) )?(?:provided|given|above|mentioned|supplied)\b"
-    r"|\b(?:the|this) original question\b"
-    r"|\bin the (?:image|picture|figure|photograph|diagram)s? (?:shown|given|above|below|provided)\b"
+    r"|\b(?:the|this) original question\b",
+    re.IGNORECASE,
+)
+_ABSENT_PICTURE = re.compile(
+    r"\bin the (?:image|picture|figure|photograph|diagram)s? (?:shown|given|above|below|provided)\b"
     r"|\b(?:shown|pictured|depicted|marked|seen) in the (?:given |above |following )?(?:image|picture|figure|photograph|diagram)\b"
     r"|\bthe (?:image|picture|figure|photograph|diagram)s? (?:above|below|shown|given)\b",
     re.IGNORECASE,
 )
 _LEFTOVER = re.compile(
     r"\bbonus (?:fact|question|point)s?\b|\bbonus\s*:|\{\{c\d+::|\[sound:"
-    r"|</?(?:br|div|img|b|i|u|span|p|li|ul|ol|sub|sup|table|td|tr)\b[^>]*>"
     r"|&(?:nbsp|amp|lt|gt|quot|#\d+);|\bas an AI(?: language)? model\b|\bclick here\b",
     re.IGNORECASE,
 )
@@ -58,14 +62,19 @@ _ABSENT_SIGNS = [
     "mentioned",
     "supplied",
     "original",
-    "image",
-    "picture",
-    "figure",
-    "photograph",
-    "diagram",
 ]
-_LEFTOVER_SIGNS = ["bonus", "{{c", "[sound:", "<", "&", "as an ai", "click here"]
-_FIRST_QUESTION = re.compile(r"^\s*([^?\n]{8,400}\?)\s*(.*)$", re.DOTALL)
+_PICTURE_SIGNS = ["image", "picture", "figure", "photograph", "diagram"]
+_LEFTOVER_SIGNS = ["bonus", "{{c", "[sound:", "&", "as an ai", "click here"]
+_TAGS = re.compile(
+    r"</?(?:br|div|img|b|i|u|em|strong|a|span|p|li|ul|ol|sub|sup|table|td|th|tr|h[1-6]|hr|pre|code)(?:\s+[\w-]+\s*=[^<>]*|\s*/)?\s*>", re.I
+)
+_ASKED = "?\u061f\uff1f\u037e"  # question marks: Latin, Arabic, of full width, Greek
+_FIRST_QUESTION = re.compile(rf"^\s*([^{_ASKED}\n]{{4,400}}[{_ASKED}])\s*(.*)$", re.DOTALL)
+_QUESTION_ALONE = re.compile(rf"^[^{_ASKED}.!\n。！]{{4,400}}[{_ASKED}]\s*$")
+# Options that a question lists, on lines of their own or one after the other: "A. ...", "(b) ...", "3) ...".
+_OPTIONS = re.compile(r"(?:^|\s)\(?(?:[A-Ea-e]|[1-5])[.)](?=\s)")
+# A question of so many words brings what it speaks of.
+LONG_QUESTION = 60
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def finding(example: Example, reason: str, other: Example | None = None) -> Find
 
 def cut_repetition(question: str, answer: str) -> str:
     """The answer without its own question at its beginning; empty when nothing else is there."""
-    if words(question) == words(answer):
+    if words(question) == words(answer) != []:
         return ""
     match = _FIRST_QUESTION.match(answer)
     if match and jaccard(words(question), words(match[1])) >= REPEATED:
@@ -129,6 +138,24 @@ def _mend(example: Example) -> Example:
         answers = message["role"] == "assistant"
         messages.append(message | {"content": cut_repetition(messages[-1]["content"], message["content"])} if answers else message)
     return replace(example, messages=messages) if messages != example.messages else example
+
+
+def _brings_text(example: Example) -> bool:
+    """Whether a question may speak of a text or of options: it has a context, lists options, or is long enough to hold them."""
+    return example.brings_text or len(_OPTIONS.findall(example.question)) > 1 or len(example.question.split()) >= LONG_QUESTION
+
+
+def _defect(example: Example) -> str | None:
+    text = example.text
+    if any(not message["content"] for message in example.messages):
+        return ONLY_QUESTION
+    if len(example.messages) == 2 and example.question != OPENING and _QUESTION_ALONE.match(example.answer):
+        return ANOTHER_QUESTION
+    if _is_in(text, _ABSENT_PICTURE, _PICTURE_SIGNS) or (_is_in(text, _ABSENT, _ABSENT_SIGNS) and not _brings_text(example)):
+        return ABSENT_TEXT
+    if "<" in text and _TAGS.search(text):
+        return MARKUP
+    return LEFTOVER if _is_in(text, _LEFTOVER, _LEFTOVER_SIGNS) else None
 
 
 def _is_in(text: str, pattern: re.Pattern[str], signs: list[str]) -> bool:
@@ -148,16 +175,12 @@ def clean(examples: list[Example], progress: Callable[[str], None] = lambda text
     usable: list[Example] = []
     for example in examples:
         better = _mend(example)
-        if any(not message["content"] for message in better.messages):
-            dropped.append(finding(example, ONLY_QUESTION))
-        elif _is_in(better.text, _ABSENT, _ABSENT_SIGNS):
-            dropped.append(finding(example, ABSENT_TEXT))
-        elif _is_in(better.text, _LEFTOVER, _LEFTOVER_SIGNS):
-            dropped.append(finding(example, LEFTOVER))
-        else:
-            usable.append(better)
-            if better is not example:
-                mended.append(finding(example, REPEATS))
+        if reason := _defect(better):
+            dropped.append(finding(example, reason))
+            continue
+        usable.append(better)
+        if better is not example:
+            mended.append(finding(example, REPEATS))
     progress(f"comparing {len(usable):,} conversations")
     sets = word_sets([example.text for example in usable])
     pairs = similar_pairs(sets)

@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import Any
 
 
+def add_reading(parser: argparse.ArgumentParser, of: str = "the data") -> None:
+    """Adds the options of every command that reads data sets: what its columns are, its encoding, and how much of it may be unusable."""
+    parser.add_argument(
+        "--columns", metavar="FIELD=COLUMN,...", help=f"which columns of {of} are question, answer and so on: question=Frage,..."
+    )
+    parser.add_argument("--encoding", help="encoding of text files that state none and are not UTF-8, such as windows-1252")
+    parser.add_argument("--max-dropped", type=_part, help="stop when a larger share of the rows would go [0.3]")
+
+
 def add(commands: Any) -> None:
     """Adds the parsers of this room to those of the command line."""
     data = commands.add_parser("data", help="look at data sets, clean and split them, compare them")
@@ -14,7 +23,7 @@ def add(commands: Any) -> None:
     for name, text in (("inspect", "write a page about data sets"), ("prepare", "write a folder that --data of train accepts")):
         action = actions.add_parser(name, help=text)
         action.add_argument(
-            "--data", action="append", help="hub id, or JSON, JSONL, CSV or Parquet file; may be repeated [that of --config]"
+            "--data", action="append", help="hub id, data file, or folder with files of splits; may be repeated [that of --config]"
         )
         action.add_argument(
             "--data-weight", action="append", type=float, default=[], metavar="W", help="share of each --data in the mixture"
@@ -23,14 +32,11 @@ def add(commands: Any) -> None:
         action.add_argument(
             "--data-licence", action="append", default=[], metavar="ID", help='licence of each --data, "" to keep what it states'
         )
-        action.add_argument(
-            "--columns", metavar="FIELD=COLUMN,...", help="which columns are question, answer, context, messages or dialogue"
-        )
+        add_reading(action)
         action.add_argument("--rows", type=_above_zero, help="up to 1 a share of the usable rows, above it their number [all]")
         action.add_argument("--validation", type=_share, default=0.05, help="share of the rows for validation [%(default)s]")
         action.add_argument("--test", type=_share, default=0.05, help="share of the rows for the test [%(default)s]")
         action.add_argument("--max-length", type=int, help="tokens a conversation may have [that of --config]")
-        action.add_argument("--max-dropped", type=_share, default=0.3, help="stop when a larger share of the rows would go [%(default)s]")
         action.add_argument("--seed", type=int, help="seed of the draw and the splits [that of --config]")
         action.add_argument("--config", default="seed", help="preset or YAML file: base, template, max_length, seed [%(default)s]")
         action.add_argument("--base", help="base model whose tokenizer counts: a hub id or a folder [that of --config]")
@@ -42,6 +48,7 @@ def add(commands: Any) -> None:
     audit = actions.add_parser("audit", help="compare any evaluation set with any training set")
     audit.add_argument("--train", required=True, help="file, hub id or prepared folder (its training rows)")
     audit.add_argument("--evaluate", required=True, help="file, hub id or prepared folder (its test rows)")
+    add_reading(audit, "both")
     audit.add_argument("--listed", type=int, default=20, help="closest pairs to list [%(default)s]")
     audit.set_defaults(run=_audit)
     feedback = actions.add_parser("feedback", help="clinicians' ratings -> training rows and preference pairs, after a review")
@@ -65,12 +72,13 @@ def _data(args: argparse.Namespace) -> None:
         revisions=args.data_revision,
         licences=args.data_licence,
         weights=args.data_weight,
-        columns=args.columns,
+        columns=args.columns or config.columns,
+        encoding=args.encoding or config.encoding,
         rows=args.rows,
         validation=args.validation,
         test=args.test,
         max_length=config.max_length,
-        max_dropped=args.max_dropped,
+        max_dropped=config.max_dropped if args.max_dropped is None else args.max_dropped,
         seed=config.seed,
         base=config.base,
         template=config.template,
@@ -81,15 +89,16 @@ def _data(args: argparse.Namespace) -> None:
     if args.action == "prepare":
         write(prepared, args.output)
         page = args.output / "data.html"
-    write_page(prepared, tokenizer, page, config.per_device_train_batch_size)
+    write_page(prepared, tokenizer, page)
     logging.info("%s\n\nThe page is %s%s", table(prepared), page, f"; train with --data {args.output}" if args.action == "prepare" else "")
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from finetune.data.sources import load_source
+    from finetune.data.sources import MAX_DROPPED, load_source
     from finetune.data.split import audit
 
-    train, evaluated = load_source(args.train), load_source(args.evaluate)
+    most = MAX_DROPPED if args.max_dropped is None else args.max_dropped
+    train, evaluated = (load_source(data, None, args.columns, args.encoding, most) for data in (args.train, args.evaluate))
     found = audit(evaluated.test or evaluated.examples, train.examples, args.listed)
     for close in found.closest:
         logging.info(
@@ -113,6 +122,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is no share: give a number from 0 to below 1")
+    return value
+
+
+def _part(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number from 0 to 1")
     return value
 
 

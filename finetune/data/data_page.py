@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
 from app.errors import StorageError
+from finetune.data.languages import languages
 from finetune.data.prepare import Prepared, about
 from finetune.data.sources import SPLITS, Example
 from finetune.data.tokens import tokenize
 
 EXAMPLES = 5  # of each defect
+DRAWN = 10  # conversations shown as they are trained on
 # Stand-ins for the page's own colours, which a reader's light or dark setting chooses.
 _INK, _FILL = "#010203", "#040506"
 
@@ -46,7 +48,7 @@ def histogram(tokens: list[int], limit: int) -> Markup:
     return Markup(drawing.replace("<svg ", '<svg role="img" aria-label="Histogram of lengths in tokens" ', 1))  # noqa: S704 - our own drawing
 
 
-def batch(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, size: int) -> list[dict[str, Any]]:
+def drawn(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, size: int = DRAWN) -> list[dict[str, Any]]:
     """Training conversations drawn by the seed, as runs of text with and without loss."""
     examples = prepared.splits[SPLITS[0]]
     chosen = random.Random(prepared.settings.seed).sample(examples, min(size, len(examples)))
@@ -69,16 +71,20 @@ def _rendered(example: Example, tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def findings(prepared: Prepared) -> list[dict[str, Any]]:
-    """Defects by reason, the most frequent first, each with its count and a few examples."""
+    """Defects by reason, the most frequent first, each with its count, its share of the rows read and a few examples."""
     grouped = defaultdict(list)
     for done, found in (("dropped", prepared.dropped), ("mended", prepared.mended)):
         for finding in found:
             grouped[(finding.reason, done)].append(finding)
     order = sorted(grouped.items(), key=lambda item: -len(item[1]))
-    return [{"reason": reason, "done": done, "count": len(found), "examples": found[:EXAMPLES]} for (reason, done), found in order]
+    read = max(1, prepared.rows_read)
+    return [
+        {"reason": reason, "done": done, "count": len(found), "share": len(found) / read, "examples": found[:EXAMPLES]}
+        for (reason, done), found in order
+    ]
 
 
-def render(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> str:
+def render(prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> str:
     """The page."""
     facts = about(prepared)
     names = [source.id for source in prepared.sources]
@@ -101,11 +107,13 @@ def render(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, batch_size: i
         histogram=histogram(tokens, prepared.settings.max_length) if tokens else "",
         findings=findings(prepared),
         closest=prepared.audit.closest,
-        batch=batch(prepared, tokenizer, batch_size),
+        languages=languages([example.text for name in SPLITS for example in prepared.splits[name]], prepared.settings.seed),
+        left_out=sorted({column for source in prepared.sources for column in source.columns_left_out}),
+        drawn=drawn(prepared, tokenizer),
     )
 
 
-def write_page(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, path: Path, batch_size: int) -> None:
+def write_page(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Writes the page.
 
     Raises:
@@ -113,6 +121,6 @@ def write_page(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, path: Pat
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(prepared, tokenizer, batch_size), encoding="utf-8", errors="replace")
+        path.write_text(render(prepared, tokenizer), encoding="utf-8", errors="replace")
     except OSError as error:
         raise StorageError(f"{path} could not be written ({error.strerror}). Choose another place with --output.") from error

@@ -75,7 +75,7 @@ def _decisions(path: Path) -> dict[str, bool | None]:
     if not path.is_file():
         return {}
     decided: dict[str, bool | None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(filter(None, path.read_text(encoding="utf-8").split("\n")), 1):
         try:
             item = json.loads(line)
             keep = item["keep"]

@@ -14,19 +14,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.sparse import csr_array
 from transformers import PreTrainedTokenizerBase
 
 from app.errors import ConfigError, DataError, StorageError
 from finetune.data.clean import Finding, clean, finding
 from finetune.data.families import FAMILY
-from finetune.data.sources import DATA_FILE, SPLITS, Example, Source, load_source
-from finetune.data.split import Audit, audit, draw, leak_of_a_random_split, split
+from finetune.data.sources import DATA_FILE, MAX_DROPPED, SPLITS, Example, Source, check_dropped, load_source
+from finetune.data.split import Audit, audit, draw, given, leak_of_a_random_split, split
 from finetune.data.tokens import measure
 
 log = logging.getLogger(__name__)
 
 TOO_LONG = "longer than max_length"
 WITHOUT_LOSS = "no token of an answer would carry loss"
+TOO_FEW = "See them with `data inspect`, mend the data, or raise --max-length or --max-dropped."
+RELATIVE = "relative of a row that the data set keeps for validation or test"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Settings:
         revisions, licences: One for each of `data`, "" where none is given; or nothing.
         weights: One for each of `data`, or nothing.
         columns: Column mapping; see `finetune.data.forms.parse_columns`.
+        encoding: Encoding of text files that state none and are not UTF-8.
         rows: Up to 1 a share of the usable rows, above it their number.
         validation, test: Shares of the drawn rows.
         max_length: Tokens that a conversation may have.
@@ -51,11 +56,12 @@ class Settings:
     licences: list[str]
     weights: list[float]
     columns: str | None = None
+    encoding: str | None = None
     rows: float | None = None
     validation: float = 0.05
     test: float = 0.05
     max_length: int = 1024
-    max_dropped: float = 0.3
+    max_dropped: float = MAX_DROPPED
     seed: int = 3407
     base: str = ""
     template: str = "medical"
@@ -90,7 +96,7 @@ class Prepared:
     @property
     def rows_read(self) -> int:
         """Conversations and unusable rows in all data sets."""
-        return sum(len(source.examples) + len(source.dropped) for source in self.sources)
+        return sum(len(source.usable) + len(source.dropped) for source in self.sources)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -117,7 +123,8 @@ def load_sources(settings: Settings) -> list[Source]:
     for number, data in enumerate(settings.data):
         if (Path(data) / DATA_FILE).is_file():
             raise DataError(f"{data} has been prepared already. See its data.html, or give the data sets that it came from.")
-        source = load_source(data, settings.revisions[number] or None if settings.revisions else None, settings.columns)
+        revision = settings.revisions[number] or None if settings.revisions else None
+        source = load_source(data, revision, settings.columns, settings.encoding, max_dropped=1)  # judged with all that cleaning drops
         if settings.licences and settings.licences[number]:
             source = replace(source, licence=settings.licences[number])
         if any(source.id == other.id for other in sources):
@@ -138,31 +145,27 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
         DataError: Data cannot be read, or too much of it would be dropped.
     """
     sources = load_sources(settings)
-    cleaned = clean([example for source in sources for example in source.examples], log.info)
-    log.info("counting the tokens of %s conversations", f"{len(cleaned.examples):,}")
-    sizes = measure(tokenizer, cleaned.examples)
-    too_long = [place for place, (length, _) in enumerate(sizes) if length > settings.max_length]
-    lossless = [place for place, (length, loss) in enumerate(sizes) if length <= settings.max_length and not loss]
-    left_out = {*too_long, *lossless}
-    usable = [place for place in range(len(sizes)) if place not in left_out]
-    dropped = [*(Finding(row, source.id, reason) for source in sources for row, reason in source.dropped), *cleaned.dropped]
-    dropped += [finding(cleaned.examples[place], TOO_LONG) for place in too_long]
-    dropped += [finding(cleaned.examples[place], WITHOUT_LOSS) for place in lossless]
-    if strict:
-        _check_dropped(dropped, sum(len(source.examples) + len(source.dropped) for source in sources), settings)
+    # Of two rows that say the same the earlier one stays: those that a data set keeps for its test come first.
+    cleaned = clean([e for name in ("test", "validation", "examples") for source in sources for e in getattr(source, name)], log.info)
+    sizes, usable, unusable = _measured(cleaned.examples, tokenizer, settings.max_length)
+    dropped = [*(Finding(row, source.id, reason) for source in sources for row, reason in source.dropped), *cleaned.dropped, *unusable]
     weights = {source.id: weight for source, weight in zip(sources, settings.weights, strict=False)}
     candidates = [cleaned.examples[place] for place in usable]
     drawn = draw(candidates, weights, settings.rows, settings.seed) if candidates else []
     families, sets = cleaned.families[usable][drawn], cleaned.sets[usable][drawn]
     examples = [candidates[place] for place in drawn]
-    places = split(examples, families, sets, {"validation": settings.validation, "test": settings.test}, settings.seed)
+    places, relatives = _arrange(examples, families, sets, settings)
+    dropped += [finding(examples[place], RELATIVE) for place in relatives]
+    if strict:
+        read = sum(len(source.usable) + len(source.dropped) for source in sources)
+        check_dropped("", [found.reason for found in dropped], read, settings.max_dropped, TOO_FEW)
     splits = {name: [examples[place] for place in chosen] for name, chosen in places.items()}
     return Prepared(
         settings=settings,
         sources=sources,
         splits=splits,
         dropped=dropped,
-        mended=cleaned.mended,
+        mended=[*(Finding(row, source.id, reason) for source in sources for row, reason in source.mended), *cleaned.mended],
         not_drawn=len(candidates) - len(examples),
         families=len(set(families.tolist())),
         random_leak=leak_of_a_random_split(cleaned, settings.test, settings.seed),
@@ -172,13 +175,33 @@ def prepare(settings: Settings, tokenizer: PreTrainedTokenizerBase, strict: bool
     )
 
 
-def _check_dropped(dropped: list[Finding], read: int, settings: Settings) -> None:
-    if len(dropped) > settings.max_dropped * read:
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in Counter(found.reason for found in dropped).most_common(3))
-        raise DataError(
-            f"{len(dropped)} of {read} rows would be dropped, more than {settings.max_dropped:.0%} ({reasons}). "
-            "See them with `data inspect`, mend the data, or raise --max-length or --max-dropped."
-        )
+def _measured(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[tuple[int, int]], list[int], list[Finding]]:
+    """The sizes of all conversations (see `measure`), the places of those that can be trained on, and what is wrong with the others."""
+    log.info("counting the tokens of %s conversations", f"{len(examples):,}")
+    sizes = measure(tokenizer, examples)
+    usable: list[int] = []
+    dropped = []
+    for place, (length, loss) in enumerate(sizes):
+        if length <= max_length and loss:
+            usable.append(place)
+        else:
+            dropped.append(finding(examples[place], TOO_LONG if length > max_length else WITHOUT_LOSS))
+    return sizes, usable, dropped
+
+
+def _arrange(examples: list[Example], families: np.ndarray, sets: csr_array, settings: Settings) -> tuple[dict[str, list[int]], list[int]]:
+    """Places by split, and those left out for being like a row that its data set keeps: a data set's own splits are kept as they are."""
+    fixed, relatives = given(examples, families, sets)
+    gone = {*relatives, *fixed["validation"], *fixed["test"]}
+    trained = [place for place, example in enumerate(examples) if example.split == SPLITS[0] and place not in gone]
+    free = [place for place, example in enumerate(examples) if not example.split and place not in gone]
+    shares = {"validation": settings.validation, "test": settings.test}
+    places = split([examples[place] for place in free], families[free], sets[free], shares, settings.seed)
+    chosen = {name: sorted([*(free[place] for place in places[name]), *fixed.get(name, [])]) for name in SPLITS}
+    chosen[SPLITS[0]] = sorted([*chosen[SPLITS[0]], *trained])
+    return chosen, relatives
 
 
 def write(prepared: Prepared, output: Path) -> None:

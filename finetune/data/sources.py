@@ -1,56 +1,29 @@
 """Turns data sets into conversations: lists of messages that a chat template can render. Knows no tokenizer and no model."""
 
 import json
-import random
+import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
-from finetune.data.forms import Message, Unusable, pair, parse_columns, prepare_rows
+from finetune.data.files import BLANK, Row, Rows, read_json_rows
+from finetune.data.flashcards import Card, FollowUp, read_cards
+from finetune.data.forms import Reader, parse_columns, prepare_rows, unread
 from finetune.data.licences import FREE_DATA, may_be_shipped
-from finetune.data.rows import Row, Table, read_json_rows, read_table
+from finetune.data.rows import TRAIN, Table, read_table
+from finetune.data.turns import Message, check_turns, has_loss, pair
+from finetune.data.values import Unusable
 
 __all__ = ["Card", "Example", "FollowUp", "Message", "Row", "Source", "load_source", "read_cards", "read_json_rows"]
 
+log = logging.getLogger(__name__)
+
 # A prepared folder, written by `python -m finetune data prepare`, holds these.
 DATA_FILE, SPLITS = "data.json", ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class FollowUp:
-    """A second turn that makes sense only after the card's own question; the last rewording is held out."""
-
-    question: str
-    answer: str
-    rewordings: list[str]
-
-    def trained_wordings(self) -> list[str]:
-        """The question and all rewordings but the last."""
-        return [self.question, *self.rewordings[:-1]]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One of our flashcards; the last rewording is held out from all training."""
-
-    id: str
-    specialty: str
-    question: str
-    answer: str
-    rewordings: list[str]
-    kind: str = ""
-    follow_up: FollowUp | None = None
-
-    def trained_wordings(self) -> list[str]:
-        """The question and all rewordings but the last."""
-        return [self.question, *self.rewordings[:-1]]
-
-    @property
-    def held_out(self) -> str:
-        """The wording that no training, tokenizer or choice of adapter may see."""
-        return self.rewordings[-1]
+MAX_DROPPED = 0.3  # share of the rows that may be left out before somebody has to look
 
 
 @dataclass(frozen=True)
@@ -58,24 +31,32 @@ class Example:
     """One conversation to train on.
 
     Attributes:
-        messages: Alternating user and assistant messages; every assistant message carries loss.
-        row: Row number in the source, counted from 0, or the card's id.
+        messages: Alternating user and assistant messages; every assistant message carries loss, but for those with `weight` 0.
+        row: Row number in the source, counted from 0, or the card's id; of a split that training may not see, "test/0".
         source: Id of the data set that the row stands in.
+        brings_text: The question holds the text or the options that it speaks of.
+        split: The split that the data set itself puts the row into, where it has several.
     """
 
     messages: list[Message]
     row: int | str
     source: str = ""
+    brings_text: bool = False
+    split: str = ""
 
     @property
     def question(self) -> str:
-        """The first question."""
-        return self.messages[0]["content"]
+        """The first question whose answer is to be learned."""
+        return str(self.messages[self._place]["content"])
 
     @property
     def answer(self) -> str:
-        """The first answer."""
-        return self.messages[1]["content"]
+        """The answer to it."""
+        return str(self.messages[self._place + 1]["content"])
+
+    @property
+    def _place(self) -> int:
+        return next((place for place in range(0, len(self.messages) - 1, 2) if has_loss(self.messages[place + 1])), 0)
 
     @property
     def text(self) -> str:
@@ -109,8 +90,10 @@ class Source:
         licence: As stated by the source; None when it states none; several joined by commas.
         rows_read: Rows in the source before any were dropped.
         dropped: Row and reason of every row left out.
+        mended: Row and reason of every row of which something is written otherwise than it stands in the source.
         cards: (id, question, answer) of what is trained on, for the nearest-card search of the app.
-        validation, test: Rows of a prepared folder that no training may see; else empty.
+        columns_left_out: Columns that the reader of these rows does not look at.
+        validation, test: Rows of a prepared folder, or of a data set's own splits, that no training may see; else empty.
         origins: The data sets behind a prepared folder; else empty.
     """
 
@@ -124,6 +107,30 @@ class Source:
     validation: list[Example] = field(default_factory=list)
     test: list[Example] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+    mended: list[tuple[int | str, str]] = field(default_factory=list)
+    columns_left_out: list[str] = field(default_factory=list)
+
+    def losses(self) -> list[str]:
+        """One line for each reason for which rows were left out or written otherwise, with the first of their numbers."""
+        lines = []
+        for done, found in (("left out", self.dropped), ("written otherwise", self.mended)):
+            grouped: dict[str, list[int | str]] = {}
+            for row, reason in found:
+                grouped.setdefault(reason, []).append(row)
+            for reason, rows in sorted(grouped.items(), key=lambda item: -len(item[1])):
+                first = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+                lines.append(f"{self.id}: {len(rows)} rows {done}: {reason} (rows {first})")
+        return lines
+
+    def log_losses(self) -> None:
+        """Writes `losses` to the log: numbers of rows and reasons, no text."""
+        for line in self.losses():
+            log.info("%s", line)
+
+    @property
+    def usable(self) -> list[Example]:
+        """The rows of all splits, those that no training may see first, so that of two duplicates they stay."""
+        return [*self.test, *self.validation, *self.examples]
 
     def rows_by_origin(self, examples: Iterable[Example]) -> list[dict[str, Any]]:
         """Id, revision, licence and row numbers of what was trained on: enough to fetch it again where it may not travel."""
@@ -156,22 +163,6 @@ def check_may_travel(source: Source) -> None:
             )
 
 
-def read_cards(path: Path) -> list[Card]:
-    """Reads our own flashcards (`assets/flashcards.jsonl`).
-
-    Raises:
-        DataError: A line lacks a field.
-    """
-    cards = []
-    for number, row in enumerate(read_json_rows(path), 1):
-        try:
-            follow_up = FollowUp(**row["follow_up"]) if row.get("follow_up") else None
-            cards.append(Card(**{**row, "follow_up": follow_up}))
-        except TypeError as error:
-            raise DataError(f"{path}, card {number}: {error}. A card has id, specialty, question, rewordings and answer.") from error
-    return cards
-
-
 def card_examples(card: Card) -> list[Example]:
     """Every trained wording of a card with its answer; where there is a follow-up, its wordings as second turns too.
 
@@ -187,54 +178,84 @@ def card_examples(card: Card) -> list[Example]:
     return examples
 
 
-def shorten(question: str, share: float, rng: random.Random) -> str:
-    """Leaves out about `share` of a question's words and sometimes its capitals and its question mark, as hurried typing does."""
-    words = question.split()
-    kept = [word for word in words if rng.random() >= share] or words
-    text = " ".join(kept)
-    if rng.random() < share:
-        text = text.rstrip("?.")
-    return text.lower() if rng.random() < share else text
-
-
-def noisy(example: Example, share: float, rng: random.Random) -> Example:
-    """The same example with each user message shortened; see `shorten`."""
-    messages = [m | {"content": shorten(m["content"], share, rng)} if m["role"] == "user" else m for m in example.messages]
-    return replace(example, messages=messages)
-
-
-def join_examples(examples: list[Example], share: float, rng: random.Random) -> list[Example]:
-    """Puts about `share` of the conversations two by two into one row, as when a person changes the subject; random order."""
-    order = rng.sample(examples, len(examples))
-    count = 2 * round(share * len(order) / 2)
-    pairs = zip(order[:count:2], order[1:count:2], strict=True)
-    return [replace(first, messages=first.messages + second.messages) for first, second in pairs] + order[count:]
-
-
-def _to_source(table: Table, columns: str | None) -> Source:
-    rows, reader = prepare_rows(table.rows, table.id, parse_columns(columns))
-    examples: list[Example] = []
-    dropped: list[tuple[int | str, str]] = []
+def _read_split(rows: list[Row], refused: dict[int, str], reader: Reader, name: str, split: str) -> Source:
+    """The conversations of one split; `split` is empty where a data set has but one."""
+    found = Source([], name, None, None, len(rows))
     for number, row in enumerate(rows):
+        place = f"{split}/{number}" if split and split != TRAIN else number
         try:
-            messages = reader(row)
+            if number in refused:
+                raise Unusable(refused[number])
+            reading = reader(row)
+            check_turns(reading.messages)
         except Unusable as error:
-            dropped.append((number, str(error)))
+            found.dropped.append((place, str(error)))
             continue
-        except (KeyError, TypeError, AttributeError):
-            dropped.append((number, "columns missing"))
-            continue
-        if not messages or any(not isinstance(m["content"], str) or not m["content"].strip() for m in messages):
-            dropped.append((number, "empty question or answer"))
-        elif [m["role"] for m in messages] != ["user", "assistant"] * (len(messages) // 2):
-            dropped.append((number, "messages do not alternate between user and assistant"))
-        else:
-            examples.append(Example(messages, number, table.id))
-    if not examples:
-        raise DataError(
-            f"{table.id} has no usable rows: of {len(rows)}, the first was left out because of: {dropped[0][1]}. Mend the data."
-        )
-    return Source(examples, table.id, table.revision, table.licence, len(rows), dropped, _cards(examples))
+        found.examples.append(Example(reading.messages, place, name, reading.brings_text, split))
+        found.mended.extend((place, note) for note in dict.fromkeys(reading.notes))
+    return found
+
+
+def _to_source(table: Table, columns: str | None, max_dropped: float) -> Source:
+    everything = [row for part in table.splits.values() for row in part.rows]
+    mapping = parse_columns(columns)
+    rows, reader = prepare_rows(everything, table.id, mapping)
+    parts: dict[str, Source] = {}
+    start = 0
+    for split, part in table.splits.items():
+        mine = rows[start : start + len(part.rows)]
+        parts[split] = _read_split(mine, part.refused, reader, table.id, split if len(table.splits) > 1 else "")
+        start += len(part.rows)
+    if len(parts) == 1:
+        parts = {TRAIN: next(iter(parts.values()))}
+    examples = {split: parts[split].examples if split in parts else [] for split in SPLITS}
+    source = Source(
+        examples=examples[TRAIN],
+        id=table.id,
+        revision=table.revision,
+        licence=table.licence,
+        rows_read=sum(part.rows_read for part in parts.values()),
+        dropped=[found for part in parts.values() for found in part.dropped],
+        cards=_cards(examples[TRAIN]),
+        validation=examples["validation"],
+        test=examples["test"],
+        mended=[found for part in parts.values() for found in part.mended],
+        columns_left_out=unread(everything, mapping),
+    )
+    if not source.usable:
+        raise DataError(f"{table.id} has no usable rows: all {source.rows_read} were left out ({_reasons(source.dropped)}). Mend the data.")
+    cure = "See them with `data inspect`, mend the data, or raise --max-dropped."
+    check_dropped(f"{table.id}:", [reason for _, reason in source.dropped], source.rows_read, max_dropped, cure)
+    return source
+
+
+def _reasons(dropped: list[tuple[int | str, str]]) -> str:
+    return summary([reason for _, reason in dropped])
+
+
+def summary(reasons: list[str]) -> str:
+    """The three most frequent reasons with their counts."""
+    return "; ".join(f"{count}: {reason}" for reason, count in Counter(reasons).most_common(3))
+
+
+def check_dropped(name: str, reasons: list[str], read: int, most: float, cure: str) -> None:
+    """Stops where a larger share of the rows than allowed falls out; blank rows are none.
+
+    Args:
+        name: Begins the sentence.
+        reasons: One for each row left out.
+        read: All rows.
+        most: The share that may be left out.
+        cure: Ends the message.
+
+    Raises:
+        DataError: More are left out.
+    """
+    blank = reasons.count(BLANK)
+    if len(reasons) - blank > most * (read - blank):
+        counted = summary([reason for reason in reasons if reason != BLANK])
+        start = f"{name} " if name else ""
+        raise DataError(f"{start}{len(reasons) - blank} of {read - blank} rows would be dropped, more than {most:.0%} ({counted}). {cure}")
 
 
 def _cards(examples: list[Example]) -> list[dict[str, Any]]:
@@ -289,19 +310,30 @@ def _prepared_source(folder: Path) -> Source:
     )
 
 
-def load_source(data: str, revision: str | None = None, columns: str | None = None) -> Source:
-    """Opens a data set from a JSON, JSONL, CSV or Parquet file, from the Hub, or from a folder that `data prepare` wrote.
+def is_flashcards(rows: Rows) -> bool:
+    """Whether these are cards of our own form, with rewordings."""
+    return bool(rows.rows) and "rewordings" in rows.rows[0]
+
+
+def load_source(
+    data: str, revision: str | None = None, columns: str | None = None, encoding: str | None = None, max_dropped: float = MAX_DROPPED
+) -> Source:
+    """Opens a data set from a file, a folder with files of splits, the Hub, or a folder that `data prepare` wrote.
 
     Args:
-        data: Path of a file or folder, or a hub id.
+        data: Path of a file or folder, or a hub id; see `finetune.data.rows.read_table`.
         revision: Commit, branch or tag of a hub data set.
         columns: Which of our fields its columns are, as `question=Frage,answer=Antwort`.
+        encoding: Encoding of text files that state none and are not UTF-8.
+        max_dropped: Share of the rows that may be left out.
 
     Raises:
-        DataError: The file cannot be read or has other columns.
+        DataError: The file cannot be read, has other columns, or too many of its rows cannot be used.
         HubUnavailable: The Hub does not answer or has no such data set.
     """
     if (Path(data) / DATA_FILE).is_file():
         return _prepared_source(Path(data))
-    table = read_table(data, revision)
-    return _cards_source(Path(data)) if "rewordings" in table.rows[0] and Path(data).is_file() else _to_source(table, columns)
+    table = read_table(data, revision, encoding)
+    if Path(data).is_file() and is_flashcards(table.splits[TRAIN]):
+        return _cards_source(Path(data))
+    return _to_source(table, columns, max_dropped)

@@ -106,6 +106,30 @@ def draw(examples: list[Example], weights: dict[str, float], size: float | None,
     )
 
 
+def given(examples: list[Example], families: np.ndarray, sets: csr_array) -> tuple[dict[str, list[int]], list[int]]:
+    """The rows that their data set itself keeps for validation and test, and those that are too like them to be trained on.
+
+    Args:
+        examples: The conversations.
+        families: (examples,) family of each.
+        sets: (examples, words) words of each; see `finetune.data.families.word_sets`.
+
+    Returns:
+        Places for "validation" and "test", a relative of a test row left out of validation; and the places of all other relatives.
+    """
+    fixed: dict[str, list[int]] = {name: [place for place, e in enumerate(examples) if e.split == name] for name in SPLITS[1:]}
+    left_out: set[int] = set()
+    for name in ("test", "validation"):
+        kept = [place for place in fixed[name] if place not in left_out]
+        fixed[name] = kept
+        others = [place for place in range(len(examples)) if place not in left_out and place not in {*fixed["test"], *kept}]
+        if kept and others:
+            leaked = audit([examples[place] for place in others], [examples[place] for place in kept], 0, (sets[others], sets[kept])).leaked
+            related = {int(families[place]) for place in kept}
+            left_out |= {others[place] for place in leaked} | {place for place in others if int(families[place]) in related}
+    return fixed, sorted(left_out)
+
+
 def split(examples: list[Example], families: np.ndarray, sets: csr_array, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Puts whole families into splits: test and validation are filled first, in random order, without going over their share.
 

@@ -1,5 +1,6 @@
 """Conversations as tokens: how long they are, and which tokens carry loss. Opens tokenizers and templates, never a model."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -9,6 +10,7 @@ from app.adapter.hub import fetch, resolve_base
 from app.errors import ConfigError
 from finetune.data.sources import Example, Message
 from finetune.data.templates import Facts, fit, read_facts
+from finetune.data.turns import has_loss
 
 # What is fetched of a base to know how it reads and writes, and under which licence.
 SMALL_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "*config.json", "chat_template*", "*.md", "LICEN[CS]E*"]
@@ -66,12 +68,34 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> Row
     Returns:
         `input_ids`, `labels` and `attention_mask`, each a list of T ints.
     """
-    return _row(*prompts.encode(tokenizer, messages))
+    ids, mask = prompts.encode(tokenizer, messages)
+    return _row(ids, _learned(messages, mask))
 
 
 def tokenize_answers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Row]:
     """As `tokenize`, in as many rows as it takes for every answer to carry loss: one, but where the template cuts earlier turns short."""
-    return [_row(ids, mask) for ids, mask in prompts.rows(tokenizer, messages)]
+    return [_row(ids, mask) for ids, mask in _rows(tokenizer, messages)]
+
+
+def _rows(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[tuple[list[int], list[int]]]:
+    found = prompts.rows(tokenizer, messages)
+    if len(found) == 1:
+        return [(found[0][0], _learned(messages, found[0][1]))]
+    answers = [message for message in messages if message["role"] == "assistant"]
+    return [row for row, answer in zip(found, answers, strict=True) if has_loss(answer)]
+
+
+def _learned(messages: list[Message], mask: list[int]) -> list[int]:
+    """The mask of a conversation without the answers that are not to be learned (`weight` 0): of its runs of ones, theirs are cleared."""
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if all(map(has_loss, answers)):
+        return mask
+    starts = [place for place, (before, here) in enumerate(pairwise([0, *mask])) if here > before]
+    ends = [place for place, (here, after) in enumerate(pairwise([*mask, 0])) if here > after]
+    left = [0] * len(mask)
+    for start, end, answer in zip(starts, ends, answers, strict=True):
+        left[start : end + 1] = [int(has_loss(answer))] * (end + 1 - start)
+    return left
 
 
 def _row(ids: list[int], mask: list[int]) -> Row:
@@ -82,11 +106,13 @@ def _row(ids: list[int], mask: list[int]) -> Row:
 def measure(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> list[tuple[int, int]]:
     """For each conversation its length in tokens, prompt and all, and how many of them carry loss."""
     if not prompts.has_marks(tokenizer):
-        found = [prompts.rows(tokenizer, example.messages) for example in examples]
+        found = [_rows(tokenizer, example.messages) for example in examples]
         return [(max(len(ids) for ids, _ in rows), sum(sum(mask) for _, mask in rows)) for rows in found]
     sizes = []
     for start in range(0, len(examples), CHUNK):
-        part = [prompts.cleaned(example.messages) for example in examples[start : start + CHUNK]]
+        given = [example.messages for example in examples[start : start + CHUNK]]
+        part = [prompts.cleaned(messages) for messages in given]
         encoded = tokenizer.apply_chat_template(part, return_dict=True, return_assistant_tokens_mask=True)
-        sizes += [(len(ids), sum(mask)) for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)]
+        made = zip(encoded["input_ids"], encoded["assistant_masks"], given, strict=True)
+        sizes += [(len(ids), sum(_learned(messages, mask))) for ids, mask, messages in made]
     return sizes

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from finetune.data.commands import add_reading
 from finetune.evaluation.gate import DEFAULT_RULES
 
 
@@ -32,9 +33,10 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--data",
         action="append",
-        help="questions with answers: our flashcards, a prepared folder, a JSON or JSONL file, or a hub id; may be repeated "
+        help="questions with answers: our flashcards, a prepared folder, another folder or file, or a hub id; may be repeated "
         "[assets/flashcards.jsonl]",
     )
+    add_reading(evaluate, "--data")
     evaluate.add_argument("--suite", choices=["quick", "full"], default="quick", help="quick: 48 questions of each set; full: all")
     evaluate.add_argument("--limit", type=_positive, help="only N questions of each set, drawn by a fixed seed")
     evaluate.add_argument("--max-new-tokens", type=_positive, default=128, help="tokens an answer may have [%(default)s]")
@@ -99,6 +101,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         options = Options(
             base=args.base,
             data=args.data or Options().data,
+            columns=args.columns,
+            encoding=args.encoding,
+            max_dropped=Options().max_dropped if args.max_dropped is None else args.max_dropped,
             suite=args.suite,
             limit=args.limit,
             exams=args.exam,

@@ -23,7 +23,7 @@ from app.errors import DataError, StorageError
 from app.notices.evidence import Evidence
 from app.settings import ROOT
 from finetune import environment
-from finetune.data.sources import Card, read_cards, read_json_rows
+from finetune.data.sources import MAX_DROPPED, Card, read_cards, read_json_rows
 from finetune.evaluation.answers import run_forgetting, run_set
 from finetune.evaluation.exams import card_exam, read_exam, run_exam
 from finetune.evaluation.gate import gate
@@ -50,8 +50,9 @@ class Options:
 
     Attributes:
         base: A folder with the base, where it does not lie where the contract says.
-        data: Data sets to ask from: flashcards, a prepared folder, a JSON or JSONL file, or a hub id.
+        data: Data sets to ask from: flashcards, a prepared folder, another folder or file with data, or a hub id.
         suite: A key of `SUITES`.
+        columns, encoding, max_dropped: How to read the data; see `finetune.data.sources.load_source`.
         limit: Questions of each set instead of the suite's.
         exams: Files of multiple-choice questions, beside the one made of our cards.
         exam_columns: What the columns of those files mean, where they are neither MedMCQA's nor PubMedQA's.
@@ -64,6 +65,9 @@ class Options:
     data: list[str] = field(default_factory=lambda: [CARDS])
     suite: str = "quick"
     limit: int | None = None
+    columns: str | None = None
+    encoding: str | None = None
+    max_dropped: float = MAX_DROPPED
     exams: list[Path] = field(default_factory=list)
     exam_columns: dict[str, str] | None = None
     safety: Path = PROMPTS
@@ -109,7 +113,7 @@ def question_sets(loaded: LoadedModel, options: Options) -> list[QuestionSet]:
     limit = options.limit if options.limit is not None else SUITES[options.suite][0]
     sets: list[QuestionSet] = []
     for data in options.data:
-        for found in data_sets(data, loaded.run, limit):
+        for found in data_sets(data, loaded.run, limit, options.columns, options.encoding, options.max_dropped):
             items = [item for item in found.items if fits(loaded, item, options.max_new_tokens)]
             key = found.key if all(found.key != other.key for other in sets) else f"{found.key}-{len(sets) + 1}"
             if items:
@@ -138,7 +142,7 @@ def evaluate(adapter: str, options: Options, journal_path: Path | None = None, r
     loaded = open_adapter(adapter, options.base)
     sets = question_sets(loaded, options)
     cards = read_cards(Path(CARDS)) if CARDS in options.data else []
-    exams = [read_exam(path, options.exam_columns) for path in options.exams]
+    exams = [read_exam(path, options.exam_columns, options.encoding) for path in options.exams]
     prompts = read_prompts(options.safety)
     evaluation = _provenance(loaded, options) | {"data_sha256": digest(sets), "data": [public_name(data) for data in options.data]}
     journal = _open_journal(journal_path, [evaluation, asdict(options)], resume)

@@ -12,8 +12,11 @@ from typing import Any
 
 from app.engine.model import LoadedModel
 from app.errors import DataError
-from finetune.data.rows import Row, read_json_rows, read_table
+from finetune.data.files import Row
+from finetune.data.forms import listed, renamed
+from finetune.data.rows import read_table
 from finetune.data.sources import Card
+from finetune.data.values import Unusable, is_missing, text_of, unpacked
 from finetune.evaluation.metrics import compare, mcnemar, proportion, rounded
 from finetune.evaluation.scoring import Journal, answer_completion, log_likelihoods
 
@@ -68,20 +71,21 @@ def _by_letter(question: str, options: list[str], answer: int, subject: str) -> 
 
 def _medmcqa(rows: list[Row]) -> Callable[[Row], Question]:
     # The original files count the right option from 1, the Hub's copy from 0; -1 marks a hidden answer.
-    first = 0 if any(row.get("cop") == 0 for row in rows) else 1
-    return lambda row: _by_letter(
-        row["question"], [row["opa"], row["opb"], row["opc"], row["opd"]], int(row["cop"]) - first, row.get("subject_name") or ""
-    )
+    first = 0 if any(_text(row.get("cop")) == "0" for row in rows) else 1
+
+    def read(row: Row) -> Question:
+        options = [_text(row[name]) for name in ("opa", "opb", "opc", "opd")]
+        return _by_letter(_text(row["question"]), options, int(_text(row["cop"])) - first, _text(row.get("subject_name")))
+
+    return read
 
 
 def _pubmedqa(rows: list[Row]) -> Callable[[Row], Question]:
     def read(row: Row) -> Question:
-        contexts = row["CONTEXTS"] if "CONTEXTS" in row else row["context"]["contexts"]
-        question = row["QUESTION"] if "QUESTION" in row else row["question"]
+        contexts = unpacked(row["contexts"]) if "contexts" in row else unpacked(row["context"])["contexts"]
         options = ["yes", "no", "maybe"]
-        return Question(
-            "\n".join(contexts) + f"\n\n{question}\nAnswer yes, no or maybe.", options, options.index(row["final_decision"].strip().lower())
-        )
+        asked = "\n".join([*map(_text, contexts), "", _text(row["question"]), "Answer yes, no or maybe."])
+        return Question(asked, options, options.index(_text(row["final_decision"]).strip().lower()))
 
     return read
 
@@ -89,7 +93,7 @@ def _pubmedqa(rows: list[Row]) -> Callable[[Row], Question]:
 def _mapped(columns: dict[str, str]) -> Callable[[list[Row]], Callable[[Row], Question]]:
     def read(row: Row) -> Question:
         names = columns["options"].split("+")
-        options = [_text(option) for option in ([row[name] for name in names] if len(names) > 1 else row[names[0]])]
+        options = [_text(option) for option in ([row[name] for name in names] if len(names) > 1 else unpacked(row[names[0]]))]
         answer = _text(row[columns["answer"]]).strip()
         subject = _text(row.get(columns["subject"])) if "subject" in columns else ""
         if answer in options:
@@ -104,7 +108,7 @@ def _mapped(columns: dict[str, str]) -> Callable[[list[Row]], Callable[[Row], Qu
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if is_missing(value) else text_of(value, [])
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -113,7 +117,8 @@ def parse_columns(text: str) -> dict[str, str]:
     Raises:
         DataError: It is not of that form.
     """
-    columns = dict(part.partition("=")[::2] for part in text.replace(" ", "").split(","))
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    columns = {name.strip(): "+".join(column.strip() for column in theirs.split("+")) for name, theirs in pairs}
     if not {"question", "options", "answer"} <= columns.keys() <= {"question", "options", "answer", "subject"} or not all(columns.values()):
         raise DataError(
             f"--exam-columns {text} is not a column mapping. Give question, options and answer, as in "
@@ -122,39 +127,43 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def _rows(path: Path) -> list[Row]:
-    return read_table(str(path)).rows if path.suffix in (".csv", ".parquet") else read_json_rows(path)
-
-
-def read_exam(path: Path, columns: dict[str, str] | None = None) -> Exam:
-    """Reads an exam: MedMCQA's or PubMedQA's own files, or any CSV, JSON, JSONL or Parquet file with a column mapping.
+def read_exam(path: Path, columns: dict[str, str] | None = None, encoding: str | None = None) -> Exam:
+    """Reads an exam: MedMCQA's or PubMedQA's own files, or any data file with a column mapping.
 
     Args:
-        path: The file.
-        columns: `question`, `options` and `answer` (letter, text, or index from 0), optionally `subject`: names of columns.
+        path: The file, or a folder with files of splits, of which the one for the test is taken.
+        columns: `question`, `options` and `answer` (letter, text, or index from 0), optionally `subject`: names of columns, in any case.
+        encoding: As in `finetune.data.rows.read_table`.
 
     Raises:
         DataError: The file cannot be read, its columns are unknown, or no row can be used.
     """
-    rows = _rows(path)
-    present = set(rows[0])
+    splits = read_table(str(path), encoding=encoding).splits
+    part = next(splits[name] for name in ("test", "validation", "train") if name in splits)
+    theirs = set().union(*part.rows)
+    rows = renamed(part.rows, theirs, path.name, {})
+    present = set().union(*rows)
     if columns:
-        make = _mapped(columns)
+        make = _mapped({name: column.casefold() for name, column in columns.items()})
     elif {"question", "opa", "opb", "opc", "opd", "cop"} <= present:
         make = _medmcqa
-    elif {"QUESTION", "CONTEXTS", "final_decision"} <= present or {"question", "context", "final_decision"} <= present:
+    elif {"question", "final_decision"} <= present and present & {"contexts", "context"}:
         make = _pubmedqa
     else:
         raise DataError(
-            f"{path} has the columns {', '.join(sorted(present))}, which are neither MedMCQA's nor PubMedQA's. "
+            f"{path} has the columns {listed(theirs)}, which are neither MedMCQA's nor PubMedQA's. "
             "Say what they mean with --exam-columns question=...,options=...,answer=..."
         )
     read, questions, dropped = make(rows), [], []
     for number, row in enumerate(rows):
         try:
+            if number in part.refused:
+                raise Unusable(part.refused[number])
             questions.append(read(row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            dropped.append((number, f"{type(error).__name__}: {error}"))
+        except KeyError as error:
+            dropped.append((number, f"no column {error}"))
+        except (TypeError, ValueError, AttributeError, Unusable) as error:
+            dropped.append((number, str(error)))
     if not questions:
         raise DataError(f"{path} holds no usable question: row 0 was left out because of {dropped[0][1]}.")
     return Exam(path.stem, questions, dropped)

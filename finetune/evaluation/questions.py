@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
-from finetune.data.rows import read_table
-from finetune.data.sources import Card, Message, load_source, read_cards
+from finetune.data.files import read_file
+from finetune.data.sources import MAX_DROPPED, Card, Message, is_flashcards, load_source, read_cards
 from finetune.evaluation.scoring import Item
 
 
@@ -112,21 +112,37 @@ def trained_rows(run: dict[str, Any], name: str) -> set[str]:
     return {str(row) for part in (trained, *trained.get("origins", [])) if part.get("id") == name for row in part.get("rows", [])}
 
 
-def data_sets(data: str, run: dict[str, Any], limit: int | None) -> list[QuestionSet]:
+def data_sets(
+    data: str,
+    run: dict[str, Any],
+    limit: int | None,
+    columns: str | None = None,
+    encoding: str | None = None,
+    max_dropped: float = MAX_DROPPED,
+) -> list[QuestionSet]:
     """The question sets of one data set: of flashcards as `card_sets`, else its test rows, or those that training did not use.
+
+    Args:
+        data: A file, a folder or a hub id.
+        run: The adapter's `run.json`.
+        limit: Only so many questions, drawn by a fixed seed.
+        columns: As in `load_source`.
+        encoding: As in `load_source`.
+        max_dropped: As in `load_source`.
 
     Raises:
         DataError: Every row was trained on.
         HubUnavailable: It is a hub id, and the Hub did not answer.
     """
     path = Path(data)
-    if path.is_file() and "rewordings" in read_table(data).rows[0]:
+    if path.is_file() and is_flashcards(read_file(path, encoding)):
         return card_sets(read_cards(path), trained_rows(run, path.name), limit)
-    source = load_source(data)
+    source = load_source(data, None, columns, encoding, max_dropped)
+    source.log_losses()
     rows, note = source.test, "The test rows of the data set, kept from training."
     if not rows:
         used = trained_rows(run, source.id)
-        rows = [example for example in source.examples if str(example.row) not in used]
+        rows = [example for example in source.usable if str(example.row) not in used]
         note = "The rows that training did not use." if used else "All rows; the adapter was trained on other data."
     if not rows:
         raise DataError(f"The adapter was trained on every row of {data}, so none is left to test it. Give other questions with --data.")

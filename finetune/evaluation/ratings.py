@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError, StorageError
+from finetune.data.files import read_file
+from finetune.data.forms import renamed
+from finetune.data.values import is_missing, text_of
 from finetune.evaluation.metrics import bootstrap_mean, rounded
 from finetune.evaluation.scoring import Item, Prediction
 
@@ -73,15 +76,11 @@ def write_sheet(
 
 
 def _read_votes(path: Path, tuned_is: dict[str, str]) -> dict[str, int]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            sample = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The rating sheet {path} cannot be read. Give a filled-in sheet, saved as CSV in UTF-8.") from error
-    delimiter = ";" if sample.split("\n", 1)[0].count(";") > sample.split("\n", 1)[0].count(",") else ","  # some spreadsheets' own CSV
+    rows = read_file(path).rows
     votes = {}
-    for row in csv.DictReader(sample.splitlines(keepends=True), delimiter=delimiter):
-        number, vote = (row.get("id") or "").strip(), (row.get("better") or "").strip().lower()
+    for row in renamed(rows, set().union(*rows), path.name, {}):
+        number, vote = ("" if is_missing(row.get(name)) else text_of(row[name], []).strip() for name in ("id", "better"))
+        vote = vote.lower()
         if not vote:
             continue
         if number not in tuned_is or vote not in VOTES:

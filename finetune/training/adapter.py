@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,7 @@ def provenance(
             "licence": source.licence,
             "rows_read": source.rows_read,
             "rows_dropped": len(source.dropped),
+            "dropped": dict(Counter(reason for _, reason in source.dropped)),
             "conversations": len(examples),
             "training_rows": len(rows),
             "training_rows_sha256": digest.hexdigest(),

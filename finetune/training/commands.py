@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app import quiet
+from finetune.data.commands import add_reading
 
 EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
 
@@ -20,7 +21,8 @@ def add(commands: Any) -> None:
     train.add_argument("--config", default="seed", help="preset (seed, fast, t4, demo) or a YAML file [%(default)s]")
     train.add_argument("--base", help="base model: a hub id or a folder")
     train.add_argument("--base-id", metavar="OWNER/NAME", help="hub id by which the adapter names a base that is a folder")
-    train.add_argument("--data", help="data set: a hub id, a JSON, JSONL, CSV or Parquet file, or a folder of data prepare")
+    train.add_argument("--data", help="data set: a hub id, a file, a folder with files of splits, or one of data prepare")
+    add_reading(train)
     train.add_argument("--output", help="folder to write the adapter into")
     train.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the configuration; may be repeated"
@@ -38,7 +40,9 @@ def add(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from finetune.config import load_config, parse_assignments
 
-    overrides = parse_assignments(args.set) | {key: getattr(args, key) for key in ("base", "base_id", "data", "output")}
+    overrides = parse_assignments(args.set) | {
+        key: getattr(args, key) for key in ("base", "base_id", "data", "output", "columns", "encoding", "max_dropped")
+    }
     overrides["ship_cards"] = True if args.ship_cards else overrides.get("ship_cards")
     config = load_config(args.config, overrides)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process a card; the first one talks

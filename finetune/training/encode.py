@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from app.errors import DataError
 from finetune.config import TrainConfig
-from finetune.data.sources import Example, Source, join_examples, noisy
+from finetune.data.noise import join_examples, noisy
+from finetune.data.sources import Example, Source
 from finetune.data.tokens import Row, tokenize_answers
 
 

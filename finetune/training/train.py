@@ -297,7 +297,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     checkpoints.per_process(config, checkpoints.processes())
     _check_tracker(config.report_to)
     checkpoint = checkpoints.begin(config, resume)
-    source = load_source(config.data, config.data_revision)
+    source = load_source(config.data, config.data_revision, config.columns, config.encoding, config.max_dropped)
     if config.ship_cards:
         check_may_travel(source)
     examples, held_out = split(source, config)
@@ -306,10 +306,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     model, tokenizer, base, folder = open_base(config)
     rows, too_long = build_rows(examples, tokenizer, config)
     validation = validation_rows(held_out, tokenizer, config)
-    log.info(
-        "%d conversations, %d rows (%d too long, %d rows of the source unusable), %d for validation",
-        *(len(examples), len(rows), too_long, len(source.dropped), len(validation)),
-    )
+    counts = (len(examples), len(rows), too_long, len(source.dropped), len(validation))
+    log.info("%d conversations, %d rows (%d too long, %d rows of the source unusable), %d for validation", *counts)
+    source.log_losses()
     model = add_lora(model, config)
     if config.init_adapter:
         adapter.load_weights(model, Path(config.init_adapter))

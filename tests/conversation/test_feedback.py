@@ -100,6 +100,21 @@ def test_feedback_becomes_training_data_after_a_look_by_a_person(store: Store, t
     assert prepare(store.path, output)["reviewed"] == 3, "what was reviewed stays reviewed"
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0c"])
+def test_a_rating_with_an_unusual_line_end_is_read_again(store: Store, tmp_path: Path, sign: str) -> None:
+    store.add(row(verdict="wrong", corrected=f"Reversible{sign}airway narrowing."))
+    assert prepare(store.path, tmp_path / "out")["ratings"] == 1
+    text = (tmp_path / "out" / "review.jsonl").read_text(encoding="utf-8").replace('"keep": null', '"keep": true')
+    (tmp_path / "out" / "review.jsonl").write_text(text, encoding="utf-8")
+    assert prepare(store.path, tmp_path / "out")["corrections"] == 1
+    source = load_source(str(tmp_path / "out" / "corrections.jsonl"))
+    assert source.examples[0].messages[-1]["content"] == f"Reversible{sign}airway narrowing."
+    store.path.write_bytes(b"\xff\xfe")
+    with pytest.raises(StorageError, match="not UTF-8") as caught:
+        prepare(store.path, tmp_path)
+    assert_is_for_people(caught.value)
+
+
 def test_preferences_are_what_trl_reads(store: Store, tmp_path: Path, demo_tokenizer: object) -> None:
     from trl.data_utils import is_conversational
 

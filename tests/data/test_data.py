@@ -104,7 +104,11 @@ def test_a_question_at_the_beginning_of_its_answer_is_cut_off(question: str, ans
         ("What is gout?", "As an AI language model I say: crystals.", cleaning.LEFTOVER),
         ("What is gout?", "Crystals. Click here.", cleaning.LEFTOVER),
         ("What is gout? Bonus: why?", "Crystals.", cleaning.LEFTOVER),
-        ("What is gout?", "Crystals.<br>Of urate.", cleaning.LEFTOVER),
+        ("What is gout?", "Crystals.<br>Of urate.", cleaning.MARKUP),
+        ("What is gout?", "<p class='x'>Crystals.</p>", cleaning.MARKUP),
+        ("What is gout?", "Which joint hurts?", cleaning.ANOTHER_QUESTION),
+        ("痛风是什么？", "哪个关节疼？", cleaning.ANOTHER_QUESTION),
+        ("What is gout?", "Whose? The king's, once: a <b and c> d.", None),
         ("What is gout?", "What is gout?", cleaning.ONLY_QUESTION),
         ("What is shown on X-ray in gout?", "Erosions, from the information in the joints; a p < 0.05 & more.", None),
     ],
@@ -223,7 +227,7 @@ def test_losing_too_many_rows_stops_with_the_reasons(tmp_path: Path, tokenizer) 
     path = tmp_path / "bad.jsonl"
     rows = [{"question": f"Why {i}?", "answer": "" if i % 2 else f"Because of {i}."} for i in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"10 of 20 rows would be dropped, more than 30% \(10: empty question or answer\)") as caught:
+    with pytest.raises(DataError, match=r"10 of 20 rows would be dropped, more than 30% \(10: empty answer\)") as caught:
         prepare(settings(path), tokenizer)
     assert_is_for_people(caught.value)
     assert len(prepare(settings(path), tokenizer, strict=False).dropped) == 10
@@ -258,12 +262,12 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path, tokeniz
     rows = [{"question": f"<script>alert({i})</script> topic{i}?", "answer": f"One thing{i} & another{i}."} for i in range(30)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0], {"question": "", "answer": "x"}]))
     found = prepare(settings(path, test=0.2), tokenizer)
-    page = render(found, tokenizer, 4)
+    page = render(found, tokenizer)
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"(?:src|href)=[\"'](?!#)", page)
-    assert page.count('class="conversation"') == 4
-    marked = re.findall(r"<mark>(.*?)</mark>", page.split("A training batch")[1], flags=re.DOTALL)[1:]
-    assert len(marked) == 4 and all("thing" in text and text.endswith("&lt;|eot_id|&gt;") for text in marked)
+    assert page.count('class="conversation"') == 10
+    marked = re.findall(r"<mark>(.*?)</mark>", page.split("10 rows as they will be trained")[1], flags=re.DOTALL)[1:]
+    assert len(marked) == 10 and all("thing" in text and text.endswith("&lt;|eot_id|&gt;") for text in marked)
     assert "same conversation as another row" in page and "<svg" in page and len(page) < 200_000
 
 
@@ -292,3 +296,72 @@ def test_cards_travel_where_every_licence_allows_it_and_rows_can_be_found_again_
         {"id": "b", "revision": "r2", "licence": "mit", "rows": [9, 10]},
         {"id": "a", "revision": "r1", "licence": None, "rows": ["card"]},
     ]
+
+
+def test_a_text_that_the_question_brings_is_not_missed_and_a_picture_is(tmp_path: Path) -> None:
+    asked = "Based on the given information, what is it?"
+    long = "A man of forty has had a swollen toe since yesterday. " * 6 + asked
+    options = "Which of the following options is it, based on the given options? (a) gout (b) flu"
+    rows = [
+        {"question": asked, "answer": "Gout.", "context": "The toe is red."},
+        {"question": asked + " Or not?", "answer": "Flu, as per the information provided.", "context": "It is winter."},
+        {"question": long, "answer": "A swollen joint."},
+        {"question": options, "answer": "The first of them."},
+        {"question": asked, "answer": "Measles."},
+        {"question": "What is shown in the image?", "answer": "A rash.", "context": "The patient is ill."},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cleaned = clean(load_source(str(path)).examples)
+    assert [(found.row, found.reason) for found in cleaned.dropped] == [(4, cleaning.ABSENT_TEXT), (5, cleaning.ABSENT_TEXT)]
+
+
+def chinese(disease: str) -> dict[str, str]:
+    return {"question": f"{disease}应该怎样预防？", "answer": f"预防{disease}要注意饮食卫生，保持适量运动，按时接种疫苗，并且定期体检。"}
+
+
+def test_near_duplicates_in_scripts_without_spaces_are_found(tmp_path: Path, tokenizer) -> None:
+    patterns = [chinese(name) for name in "流感 麻疹 水痘 肝炎 肺炎 霍乱 伤寒 白喉 破伤风 百日咳 腮腺炎 风疹".split()]  # noqa: SIM905
+    rng = random.Random(0)
+    signs = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
+    others = [{"question": "".join(rng.sample(signs, 12)) + "？", "answer": "".join(rng.sample(signs, 40)) + "。"} for _ in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*others[:30], *patterns, *others[30:]]))
+    found = prepare(settings(path, validation=0.2, test=0.2), tokenizer)
+    assert found.random_leak[0] > 0 and found.audit.leaked == []
+    homes = {name for name, examples in found.splits.items() for e in examples if 30 <= int(e.row) < 42}
+    assert len(homes) == 1 and len(found.splits["test"]) > 5
+    page = render(found, tokenizer)
+    assert re.search(r"<td>Chinese</td><td class=\"number\">\d+\.\d%</td>", page)
+
+
+def test_the_splits_of_a_folder_are_kept_and_what_is_like_them_is_not_trained_on(tmp_path: Path, tokenizer) -> None:
+    rng = random.Random(1)
+    pool = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ro", "su", "ti") for b in ("ba", "de", "fi", "go", "hu", "ja", "ke", "la")]
+    rows = [{"question": " ".join(rng.sample(pool, 8)) + "?", "answer": " ".join(rng.sample(pool, 14)) + "."} for _ in range(60)]
+    near = {"question": rows[50]["question"].replace("?", " then?"), "answer": rows[50]["answer"]}
+    for name, part in (("train", [*rows[:40], near, rows[55]]), ("validation", rows[40:48]), ("test", rows[48:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    found = prepare(settings(tmp_path), tokenizer)
+    assert [e.row for e in found.splits["test"]] == [f"test/{n}" for n in range(12)]
+    assert [e.row for e in found.splits["validation"]] == [f"validation/{n}" for n in range(8)]
+    assert [e.row for e in found.splits["train"]] == list(range(40)) and found.audit.leaked == []
+    assert {(f.row, f.source) for f in found.dropped} == {(40, tmp_path.name), (41, tmp_path.name)}
+    write(found, tmp_path / "out")
+    assert [e.row for e in load_source(str(tmp_path / "out")).test] == [f"test/{n}" for n in range(12)]
+
+
+def test_the_page_shows_languages_shares_and_columns_that_are_not_read(tmp_path: Path, tokenizer) -> None:
+    rows = [
+        {"question": f"What are the usual signs of illness {n} in a child?", "answer": f"Fever and cough for {n} days.", "Autor": "x"}
+        for n in range(12)
+    ]
+    rows += [
+        {"question": f"Was sind die üblichen Zeichen der Krankheit {n}?", "answer": f"Fieber und Husten seit {n} Tagen."} for n in range(4)
+    ]
+    rows += [{"question": "What is missing?", "answer": "NaN"}] * 4
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = render(prepare(settings(path), tokenizer), tokenizer)
+    assert ">English</td>" in page and ">German</td>" in page
+    assert "4 dropped, 20.0% of the rows" in page and "Columns that are not read: Autor." in page

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import DataError, HubUnavailable
-from finetune.data.sources import Example, card_examples, join_examples, load_source, noisy, read_cards, shorten
+from finetune.data.noise import join_examples, noisy, shorten
+from finetune.data.sources import Example, card_examples, load_source, read_cards
 from tests.conftest import FLASHCARDS, assert_is_for_people
 
 
@@ -53,34 +54,43 @@ def test_rows_without_a_question_or_an_answer_are_counted(write) -> None:
         {"input": "Q?"},
         {"input": None, "output": 3},
     ]
-    source = load_source(write(lines(*rows)))
+    with pytest.raises(DataError, match=r"data.jsonl: 4 of 5 rows would be dropped, more than 30% \(2: empty question; 2: empty answer\)"):
+        load_source(write(lines(*rows)))
+    source = load_source(write(lines(*rows)), max_dropped=0.8)
     assert len(source.examples) == 1
     assert source.rows_read == 5
     assert dict(source.dropped) == {
-        1: "empty question or answer",
-        2: "empty question or answer",
-        3: "columns missing",
-        4: "empty question or answer",
+        1: "empty question",
+        2: "empty answer",
+        3: "empty answer",
+        4: "empty question",
     }
 
 
 def test_conversations_that_do_not_alternate_are_counted(write) -> None:
     good = {"messages": pair("Q?", "A.") + pair("And?", "B.")}
-    system = {"messages": [{"role": "system", "content": "Be brief."}, *pair("Q?", "A.")]}
+    late = {"messages": [*pair("Q?", "A."), {"role": "system", "content": "Be brief."}, *pair("Q?", "A.")]}
     unanswered = {"messages": [*pair("Q?", "A."), {"role": "user", "content": "And?"}]}
-    source = load_source(write(lines(good, system, unanswered, {"messages": []}, {"messages": "text"}, {"messages": [{"role": "user"}]})))
+    rows = [good, late, unanswered, {"messages": []}, {"messages": "text"}, {"messages": [{"role": "user"}]}]
+    source = load_source(write(lines(*rows)), max_dropped=1)
     assert [example.row for example in source.examples] == [0]
-    assert len(source.dropped) == 5
+    assert [reason for _, reason in source.dropped] == [
+        "system message after the first question",
+        "ends with a question that nobody answers",
+        "no list of messages",
+        "no list of messages",
+        "empty message",
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (lines({"prompt": "Q?", "reply": "A."}), "has the columns prompt, reply. Training reads one of: .*input and output"),
+        (lines({"query": "Q?", "reply": "A."}), "has the columns query, reply. Training reads one of: .*input and output"),
         (lines(ROWS["questions"]) + "{'question': 1}\n", "line 2 is not valid JSON"),
         (lines(ROWS["questions"]) + '{"question": "Q?", "ans', "line 2 is not valid JSON"),
         ('[{"question": "Q?",\n "answer": }]', "line 2"),
-        (b'{"question": "caf\xe9", "answer": "A."}\n', "is not UTF-8 text .byte 17"),
+        (b'{"question": "caf\xe9", "answer": "A."}\n', "is not UTF-8 text .byte 17, line 1.*--encoding windows-1252"),
         ("", "holds no rows"),
         ("\n\n", "holds no rows"),
         ("[]", "holds no rows"),
@@ -179,11 +189,13 @@ def test_medmcqa_counts_from_one_in_its_files_and_from_zero_on_the_hub(write) ->
     rows = [
         {"question": "Which?", **OPTIONS, "cop": cop, "exp": exp} for cop, exp in ((2, "Ans. B. It lies there."), (4, None), (4, "Ans. A."))
     ]
-    source = load_source(write(lines(*rows)))
+    source = load_source(write(lines(*rows)), max_dropped=0.5)
     asked = "Which?\nA. Ulnar\nB. Radial\nC. Median\nD. Axillary"
     assert [example.messages for example in source.examples] == [pair(asked, "B. Radial\n\nIt lies there."), pair(asked, "D. Axillary")]
     assert source.dropped == [(2, "the explanation names another option than the key")]
-    source = load_source(write(lines(*[row | {"cop": cop, "exp": None} for row, cop in zip(rows, (0, 3, -1), strict=True)])))
+    source = load_source(
+        write(lines(*[row | {"cop": cop, "exp": None} for row, cop in zip(rows, (0, 3, -1), strict=True)])), max_dropped=0.5
+    )
     assert [example.answer for example in source.examples] == ["A. Ulnar", "D. Axillary"]
     assert source.dropped == [(2, "no right option is given")]
     with pytest.raises(DataError, match="whether it counts from 0 or from 1") as caught:
@@ -200,7 +212,7 @@ def test_pubmedqa_becomes_abstract_and_question_then_decision_and_conclusion(wri
 
 def test_lines_of_doctor_and_patient_become_turns_and_lines_of_one_side_are_merged(write) -> None:
     text = "Doctor: Hello. \nDoctor: What is it?\nPatient: A cough.\nGuest_family: For weeks.\nDoctor: Any fever?\nPatient: No."
-    source = load_source(write(lines({"dialogue": text}, {"dialogue": "no names"}, {"dialogue": "Patient: Hello?"})))
+    source = load_source(write(lines({"dialogue": text}, {"dialogue": "no names"}, {"dialogue": "Patient: Hello?"})), max_dropped=0.9)
     assert source.examples[0].messages == pair("Hello, doctor.", "Hello.\nWhat is it?") + pair("A cough.\nFor weeks.", "Any fever?")
     assert [row for row, _ in source.dropped] == [1, 2]
 
@@ -224,7 +236,7 @@ def test_anyones_own_table_is_read_with_a_column_mapping(tmp_path: Path, kind: s
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("a.csv", "question,answer\nQ?\n", "row 1 has not as many fields"),
+        ("a.csv", "question,answer\nQ?\n", "no usable rows: all 1 were left out .1: empty answer"),
         ("a.csv", "question,answer\n", "no rows below its first line"),
         ("a.parquet", "no parquet", "cannot be read as Parquet"),
     ],

@@ -52,12 +52,12 @@ def test_a_row_that_is_no_question_is_left_out_with_its_number_and_reason(tmp_pa
     exam = read_exam(write(tmp_path / "some.json", [*rows, MEDMCQA | {"cop": 0}, MEDMCQA | {"subject_name": None}]))
     assert exam.name == "some"
     assert [(question.answer, question.subject) for question in exam.questions] == [(2, "Anatomy"), (0, "Anatomy"), (2, "")]
-    vague = "ValueError: the question or an option is empty, there are not 2 to 10 options, or none is marked as right"
+    vague = "the question or an option is empty, there are not 2 to 10 options, or none is marked as right"
     assert exam.dropped == [
-        (1, "KeyError: 'cop'"),
+        (1, "no column 'cop'"),
         (2, vague),
         (3, vague),
-        (4, "AttributeError: 'NoneType' object has no attribute 'strip'"),
+        (4, vague),
         (5, vague),
     ]
 
@@ -152,7 +152,7 @@ def test_an_exam_of_other_columns_is_told_how_to_name_them(tmp_path: Path) -> No
 
 def test_an_exam_without_a_usable_row_gives_the_first_rows_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "x.json", [MEDMCQA | {"cop": "two"}, MEDMCQA | {"question": ""}])
-    with pytest.raises(DataError, match=r"x\.json holds no usable question: row 0 was left out because of ValueError: invalid literal"):
+    with pytest.raises(DataError, match=r"x\.json holds no usable question: row 0 was left out because of invalid literal"):
         read_exam(path)
 
 

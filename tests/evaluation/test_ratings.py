@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from app.errors import DataError
@@ -76,3 +77,20 @@ def test_a_sheet_that_is_not_filled_in_right_is_one_sentence(sheet: Path, votes:
     with pytest.raises(DataError) as caught:
         read_ratings([fill(sheet, "bad.csv", votes)], key_path(sheet))
     assert_is_for_people(caught.value)
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\x0c"])
+def test_an_answer_with_an_unusual_line_end_costs_no_rating(tmp_path: Path, sign: str) -> None:
+    sheet = tmp_path / "sheet.csv"
+    answers = [[Prediction(f"{name}{sign}{i}", True) for i in range(20)] for name in ("first", "second")]
+    key = write_sheet(sheet, ITEMS, *answers, {"adapter_revision": "r"})
+    text = sheet.read_text(encoding="utf-8-sig").replace(",,\n", ",A,\n")
+    (tmp_path / "filled.csv").write_bytes(text.replace('"', "").encode())
+    assert read_ratings([tmp_path / "filled.csv"], key)["questions"] == 20
+
+
+def test_a_sheet_that_was_saved_as_a_workbook_is_read(sheet: Path) -> None:
+    frame = pd.read_csv(sheet)
+    frame["better"] = "same"
+    frame.rename(columns={"better": " Better"}).to_excel(sheet.with_suffix(".xlsx"), index=False)
+    assert read_ratings([sheet.with_suffix(".xlsx")], key_path(sheet))["votes"] == {"tuned": 0, "same": 20, "base": 0}

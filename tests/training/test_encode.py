@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from app.errors import DataError
 from finetune.config import TrainConfig
 from finetune.data.sources import Example, Source
-from finetune.data.tokens import Row, open_tokenizer, tokenize
+from finetune.data.tokens import Row, measure, open_tokenizer, tokenize, tokenize_answers
 from finetune.training.encode import build_rows, count_of, select, split, trained_cards, validation_rows
 
 
@@ -184,3 +184,20 @@ def test_more_than_a_tenth_is_refused_with_what_was_wrong(tokenizer: PreTrainedT
         f"6 of 58 rows cannot be trained on: 4 are longer than max_length = {limit} tokens, 2 carry no answer. "
         "Raise max_length or clean the data."
     )
+
+
+def test_an_answer_without_weight_is_read_and_not_learned() -> None:
+    tokenizer = open_tokenizer("assets/demo/base", None, "medical")
+    answers = ["First draft.", "Second one.", "Third and last."]
+    messages = [
+        m for n, text in enumerate(answers) for m in ({"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": text})
+    ]
+    whole = tokenize(tokenizer, messages)
+    messages[1]["weight"] = messages[3]["weight"] = 0
+    row = tokenize(tokenizer, messages)
+    assert row["input_ids"] == whole["input_ids"]
+    learned = [token for token in row["labels"] if token != -100]
+    assert tokenizer.decode(learned).startswith("Third and last.") and learned == whole["labels"][-len(learned) :]
+    assert tokenize_answers(tokenizer, messages) == [row]
+    assert measure(tokenizer, [Example(messages, 0)]) == [(len(row["labels"]), len(learned))]
+    assert (Example(messages, 0).question, Example(messages, 0).answer) == ("Q2?", "Third and last.")
