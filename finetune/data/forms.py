@@ -9,7 +9,7 @@ from app.errors import DataError
 from app.notices.words import words
 from finetune.data.files import Row
 from finetune.data.turns import Message, merge, pair, read_messages
-from finetune.data.values import Unusable, is_missing, required, text_of, unpacked
+from finetune.data.values import Unusable, is_empty, is_missing, required, text_of, unpacked
 
 # What a column mapping may name.
 FIELDS = ("question", "answer", "context", "messages", "dialogue", "instruction", "input", "output", "prompt", "completion", "system")
@@ -156,7 +156,9 @@ def _medmcqa(row: Row) -> Reading:
     if row.get("cop") not in (1, 2, 3, 4):
         raise Unusable("no right option is given")
     notes: list[str] = []
-    options = [required(row, key, "option", notes).strip() for key in ("opa", "opb", "opc", "opd")]
+    if any(is_empty(row.get(key)) for key in ("opa", "opb", "opc", "opd")):
+        raise Unusable("empty option")
+    options = [text_of(row[key], notes).strip() for key in ("opa", "opb", "opc", "opd")]
     letter = "ABCD"[row["cop"] - 1]
     explanation = "" if is_missing(row.get("exp")) else text_of(row["exp"], notes).strip()
     head = _ANSWER_HEAD.match(explanation)

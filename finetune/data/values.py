@@ -31,11 +31,14 @@ class Unusable(Exception):
 
 def is_missing(value: Any) -> bool:
     """Whether a cell says nothing: empty, not a number, or a mark such as "NULL" or "#N/A"."""
+    return is_empty(value) or (isinstance(value, str) and value.strip() in MARKS)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether there is nothing in a cell, whatever marks mean: one of the options of an exam may well be "None"."""
     if value is None or value != value:  # noqa: PLR0124 - true of every NaN
         return True
-    if isinstance(value, str):
-        return not value.strip() or value.strip() in MARKS
-    return isinstance(value, list | tuple | dict) and not value
+    return not value.strip() if isinstance(value, str) else isinstance(value, list | tuple | dict) and not value
 
 
 def text_of(value: Any, notes: list[str], bullets: bool = True) -> str:

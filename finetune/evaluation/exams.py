@@ -16,7 +16,7 @@ from finetune.data.files import Row
 from finetune.data.forms import listed, renamed
 from finetune.data.rows import read_table
 from finetune.data.sources import Card
-from finetune.data.values import Unusable, is_missing, text_of, unpacked
+from finetune.data.values import Unusable, is_empty, text_of, unpacked
 from finetune.evaluation.metrics import compare, mcnemar, proportion, rounded
 from finetune.evaluation.scoring import Journal, answer_completion, log_likelihoods
 
@@ -108,7 +108,7 @@ def _mapped(columns: dict[str, str]) -> Callable[[list[Row]], Callable[[Row], Qu
 
 
 def _text(value: Any) -> str:
-    return "" if is_missing(value) else text_of(value, [])
+    return "" if is_empty(value) else text_of(value, [])
 
 
 def parse_columns(text: str) -> dict[str, str]:

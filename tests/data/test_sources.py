@@ -182,7 +182,7 @@ def test_joined_conversations_lose_nothing_and_leave_the_rest_alone() -> None:
     assert sorted(row.row for row in join_examples(examples, 0, random.Random(0))) == list(range(100))
 
 
-OPTIONS = {"opa": "Ulnar", "opb": "Radial", "opc": "Median", "opd": "Axillary"}
+OPTIONS = {"opa": "Ulnar", "opb": "Radial", "opc": "Median", "opd": "None"}
 
 
 def test_medmcqa_counts_from_one_in_its_files_and_from_zero_on_the_hub(write) -> None:
@@ -190,13 +190,13 @@ def test_medmcqa_counts_from_one_in_its_files_and_from_zero_on_the_hub(write) ->
         {"question": "Which?", **OPTIONS, "cop": cop, "exp": exp} for cop, exp in ((2, "Ans. B. It lies there."), (4, None), (4, "Ans. A."))
     ]
     source = load_source(write(lines(*rows)), max_dropped=0.5)
-    asked = "Which?\nA. Ulnar\nB. Radial\nC. Median\nD. Axillary"
-    assert [example.messages for example in source.examples] == [pair(asked, "B. Radial\n\nIt lies there."), pair(asked, "D. Axillary")]
+    asked = "Which?\nA. Ulnar\nB. Radial\nC. Median\nD. None"
+    assert [example.messages for example in source.examples] == [pair(asked, "B. Radial\n\nIt lies there."), pair(asked, "D. None")]
     assert source.dropped == [(2, "the explanation names another option than the key")]
     source = load_source(
         write(lines(*[row | {"cop": cop, "exp": None} for row, cop in zip(rows, (0, 3, -1), strict=True)])), max_dropped=0.5
     )
-    assert [example.answer for example in source.examples] == ["A. Ulnar", "D. Axillary"]
+    assert [example.answer for example in source.examples] == ["A. Ulnar", "D. None"]
     assert source.dropped == [(2, "no right option is given")]
     with pytest.raises(DataError, match="whether it counts from 0 or from 1") as caught:
         load_source(write(lines(rows[0])))
