@@ -16,6 +16,8 @@ def prepare_environment() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Where JAX is installed, as on Colab, bm25s calls it at import, and JAX then takes three quarters of the card for itself.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if os.environ.get("SPACES_ZERO_GPU"):
         # The platform's package replaces parts of PyTorch and wants to be there before anything uses them.
         with suppress(ImportError):

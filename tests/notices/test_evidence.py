@@ -1,11 +1,16 @@
 """The nearest training cards to a question, and whether it is far from all of them."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from app.engine.model import LoadedModel
 from app.notices.evidence import Evidence, NearCard, unsupported
+from app.settings import ROOT
 
 CARDS = [
     {"id": "a", "question": "How is septic shock defined?", "answer": "Vasopressors are needed and lactate is above 2 mmol/L."},
@@ -167,3 +172,14 @@ def near_card(answer: str) -> NearCard:
 )
 def test_numbers_with_units_that_no_near_card_has_are_named(answer: str, card: str, expected: list[str]) -> None:
     assert unsupported(answer, [near_card(card)] if card else []) == expected
+
+
+def test_jax_where_it_is_installed_is_kept_off_the_card(tmp_path: Path) -> None:
+    """bm25s calls JAX at import, which then takes three quarters of a card's memory; this JAX says on which platforms it may run."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("")
+    (tmp_path / "jax" / "lax.py").write_text("import os\ndef top_k(*_):\n    print('JAX may use', os.environ.get('JAX_PLATFORMS'))\n")
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"} | {"PYTHONPATH": str(tmp_path)}
+    code = "from app import prepare_environment; prepare_environment(); import app.notices.evidence"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    assert done.stdout.strip() == "JAX may use cpu"
