@@ -25,6 +25,10 @@ LOGGED = (
     # Which layers were patched, and the banner of a run: sizes that our own lines and the progress bar tell.
     ("unsloth.models.llama", r"Unsloth \S+ patched \d+ layers with \d+ QKV layers, \d+ O layers and \d+ MLP layers\.$"),
     ("transformers.trainer", r"==\(\(====\)\)==  Unsloth"),
+    # The template `medical` opens the answer with the question itself, so that there is nothing left to add for a prompt.
+    ("transformers.models.llama.modeling_llama", r"Unsloth: The tokenizer `.*` does not have a \{% if add_generation_prompt %\} block"),
+    # True of validation alone, where nothing is accumulated.
+    ("unsloth_zoo.log", r"Unsloth: Not an error, but `num_items_in_batch` could not be counted"),
 )
 
 # What Unsloth prints: its greeting, and the device, which our own line tells. Warnings of its own have other words, and are shown.
@@ -38,6 +42,8 @@ PRINTED = (
     r"\\        /    ",
     r' "-____-"     ',
     r"Unsloth: Will smartly offload gradients to save VRAM!",
+    r".{0,2}Unsloth Zoo will now patch everything to make training faster!",
+    r"Unsloth: compiling each transformer block as one region \(",
     r".{0,2}Unsloth: Padding-free (auto-)?enabled, enabling faster training\.",
 )
 

@@ -7,8 +7,8 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import MutableMapping
-from contextlib import nullcontext
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,8 +210,7 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
     Args:
         adapter: A folder, or `OWNER/NAME[@REVISION]` of a Hub repository.
         device: "cuda" or "cpu"; the best there is when None.
-        decoders: Those of open models by their bases, added to here: a second adapter of a base is put beside the first, on the
-            same weights.
+        decoders: Those of open models by their bases, added to here; a second adapter of a base is put on the same weights.
         base: A folder with the base, where it does not lie where the contract says.
 
     Raises:
@@ -240,7 +239,8 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         run=read_run(directory),
     )
     loaded.cards = training_cards(directory, loaded.run)
-    _put_on_base(loaded, directory, folder, {} if decoders is None else decoders)
+    with _enough_memory(base_name):
+        _put_on_base(loaded, directory, folder, {} if decoders is None else decoders)
     loaded.load_seconds = time.perf_counter() - started
     if pin:
         hub.remember(directory, pin.asked or (hub.APPROVED if pin.approved else None))
@@ -249,6 +249,19 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         "opened %s on %s (%s, %s) in %.1f s; logits change by %.2f", adapter, base_name, device, loaded.dtype, loaded.load_seconds, change
     )
     return loaded
+
+
+@contextmanager
+def _enough_memory(base: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of PyTorch or of the driver
+        if "out of memory" not in str(error):
+            raise
+        raise AdapterError(
+            f"The base model {base} does not fit into the memory that is free. End what else uses the card, or open the adapter on a "
+            "larger one, or on the processor with CUDA_VISIBLE_DEVICES= (nothing after the sign)."
+        ) from error
 
 
 def _put_on_base(loaded: LoadedModel, directory: Path, folder: Path, decoders: Decoders) -> None:

@@ -133,6 +133,7 @@ def open_base(config: TrainConfig) -> tuple[Any, PreTrainedTokenizerBase, BaseId
         raise UserError(
             f"The base model {config.base} could not be opened ({reason}). Restore its files, or give another with --base."
         ) from error
+    model.generation_config.max_length = None  # Unsloth puts the context's length there; ours is said with each answer
     if not on_gpu:
         model.set_attn_implementation("eager")  # its backward is faster than SDPA's on a CPU, for rows of a few hundred tokens
     return model, tokenizer, adapter.identify(config, folder, None if local else folder.name, model.config), folder

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -276,3 +277,14 @@ def test_the_page_can_say_what_kind_of_base_it_is(loaded: LoadedModel, base: str
     model = replace(loaded, base=base)
     assert (model.is_demo, model.built_with_llama) == (demo, llama)
     assert replace(model, run={"built_with_llama": not llama}).built_with_llama is not llama, "what training found counts"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_base_that_finds_no_memory_is_one_sentence(adapter: str, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+    monkeypatch.setattr("app.engine.model.open_base", mock.Mock(side_effect=error))
+    with pytest.raises(AdapterError) as raised:
+        load(adapter)
+    assert_is_for_people(raised.value)
+    assert "does not fit" in str(raised.value)
