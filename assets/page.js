@@ -42,7 +42,10 @@
 
   // ---- Identifiers: the same patterns as app/notices/identifiers.py ----
 
-  const patterns = JSON.parse(find("#identifier-patterns").textContent);
+  const { parts, patterns } = JSON.parse(find("#identifier-patterns").textContent);
+  const searches = patterns.map(({ label, pattern, flags = "", check }) => {
+    return { label, check, search: new RegExp(pattern.replace(/<(\w+)>/g, (_, part) => parts[part]), flags + "g") };
+  });
   const isNhsNumber = (text) => {
     const digits = [...text].filter((letter) => letter >= "0" && letter <= "9").map(Number);
     if (digits.length !== 10 || new Set(digits).size === 1) return false;
@@ -51,8 +54,8 @@
   };
   const identifiers = (text) => {
     const found = [];
-    for (const { label, pattern, flags = "", check } of patterns) {
-      for (const match of text.matchAll(new RegExp(pattern, flags + "g"))) {
+    for (const { label, check, search } of searches) {
+      for (const match of text.matchAll(search)) {
         const [start, end] = [match.index, match.index + match[0].length];
         if (found.every((other) => end <= other.start || start >= other.end) && (!check || isNhsNumber(match[0]))) {
           found.push({ label, start, end });

@@ -1,7 +1,7 @@
 """Finds what may identify a patient in a text: names with titles, dates of birth, numbers, addresses.
 
-The patterns stand in assets/identifiers.json, in a form that Python and browsers read alike; assets/page.js asks them before anything
-is sent, the server again. They warn and promise nothing: bare names and unusual forms pass.
+The patterns stand in assets/identifiers.json, in a form that Python and browsers read alike, with `parts` that several name as `<part>`;
+assets/page.js asks them before anything is sent, the server again. They warn and promise nothing: bare names and unusual forms pass.
 """
 
 import json
@@ -31,11 +31,14 @@ class Identifier:
 
 @cache
 def _patterns() -> list[tuple[str, str, re.Pattern[str], bool]]:
-    rows = json.loads(PATTERNS_FILE.read_text(encoding="utf-8"))
-    return [
-        (row["kind"], row["label"], re.compile(row["pattern"], re.IGNORECASE if "i" in row.get("flags", "") else 0), "check" in row)
-        for row in rows
-    ]
+    held = json.loads(PATTERNS_FILE.read_text(encoding="utf-8"))
+    found = []
+    for row in held["patterns"]:
+        # ASCII, as in browsers: there \\b and \\w know no other letters.
+        flags = re.ASCII | (re.IGNORECASE if "i" in row.get("flags", "") else 0)
+        pattern = re.sub(r"<(\w+)>", lambda part: held["parts"][part[1]], row["pattern"])
+        found.append((row["kind"], row["label"], re.compile(pattern, flags), "check" in row))
+    return found
 
 
 def find(text: str) -> list[Identifier]:
