@@ -64,8 +64,9 @@ class TrainConfig(BaseModel):
     lora_alpha: int = Field(128, ge=1, description="LoRA alpha; the scale is alpha/rank, or alpha/sqrt(rank) with use_rslora.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the LoRA matrices.")
     use_rslora: bool = Field(True, description="Rank-stabilised scale, https://arxiv.org/abs/2312.03732.")
-    target_modules: list[str] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], description="Linear layers that get LoRA matrices."
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        description="Linear layers that get LoRA matrices: a list of their names, or all-linear.",
     )
     question_noise: float = Field(0.0, ge=0, lt=1, description="Mean share of a question's words left out, drawn anew for every copy.")
     joined_share: float = Field(
@@ -112,7 +113,7 @@ def load_config(preset: str, overrides: dict[str, Any] | None = None) -> TrainCo
         return TrainConfig(**(values | {k: v for k, v in (overrides or {}).items() if v is not None}))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = str(first["loc"][0])  # what follows is a place in a list, or one of several kinds that a key may have
         hint = (
             f"Known keys: {', '.join(TrainConfig.model_fields)}."
             if first["type"] == "extra_forbidden"

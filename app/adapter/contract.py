@@ -152,8 +152,7 @@ def write(directory: Path, tokenizer: PreTrainedTokenizerBase, base: BaseIdentit
         ContractViolation: The template lets a typed special token through, so that a person could end the prompt, or no token that ends
             an answer would be known.
     """
-    _check_neutralised(tokenizer)
-    _check_stop(tokenizer, measured["eos_token_ids"])
+    check_template(tokenizer, measured["eos_token_ids"])
     contract = Contract(
         base=base,
         template_sha256=sha256(directory / TEMPLATE_FILE),
@@ -171,6 +170,16 @@ def save(contract: Contract, directory: Path) -> None:
     partial = directory / f"{FILE_NAME}.partial"
     partial.write_text(contract.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(directory / FILE_NAME)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> None:
+    """What a tokenizer's chat template must do for a contract to be written.
+
+    Raises:
+        ContractViolation: A person could type a special token, or no answer would end.
+    """
+    _check_neutralised(tokenizer)
+    _check_stop(tokenizer, eos_token_ids)
 
 
 def _check_neutralised(tokenizer: PreTrainedTokenizerBase) -> None:

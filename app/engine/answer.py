@@ -63,7 +63,7 @@ class Streamer(TextIteratorStreamer):
     def __init__(self, tokenizer: Any, notify: Callable[[], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, timeout=POLL_SECONDS, skip_special_tokens=True)
         self._notify = notify
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream: Any = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._text = ""
         self._begun = False
@@ -77,15 +77,37 @@ class Streamer(TextIteratorStreamer):
 
     def write(self, token: int) -> None:
         """Takes one token of the answer."""
+        piece = self._step(token)
         self._ids.append(token)
-        if piece := self._stream.step(self.tokenizer.backend_tokenizer, token):
+        if piece:
             self._text += piece
             self.on_finalized_text(piece)
 
+    def _step(self, token: int) -> str | None:
+        """The text that a token adds; nothing while its last character is not complete.
+
+        Sentencepiece's decoders write a run of bytes as replacement characters when it turns out to be no text, and so take back what was
+        said of its beginning, at which `DecodeStream` fails. From there on the whole answer is decoded for each token.
+        """
+        if self._stream:
+            try:
+                return self._stream.step(self.tokenizer.backend_tokenizer, token)
+            except Exception:  # of its own kind
+                self._stream = None
+        before, whole = self._decode(self._ids), self._decode([*self._ids, token])
+        if whole.endswith("\ufffd"):
+            return None
+        if not whole.startswith(self._text):
+            self._text = before if whole.startswith(before) else whole
+        return whole[len(self._text) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+
     def end(self) -> None:
         """Gives the rest: characters whose last byte never came stand as replacement characters."""
-        whole = self.tokenizer.decode(self._ids, skip_special_tokens=True) if self._ids else ""
-        self.on_finalized_text(whole.removeprefix(self._text), stream_end=True)
+        whole = self._decode(self._ids)
+        self.on_finalized_text(whole[len(self._text) :] if whole.startswith(self._text) else "", stream_end=True)
 
     @property
     def ended(self) -> bool:

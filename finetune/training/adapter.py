@@ -5,7 +5,6 @@ Knows PEFT models and tokenizers, but not how they were trained; whoever calls i
 
 import errno
 import gzip
-import hashlib
 import json
 import logging
 import os
@@ -37,7 +36,7 @@ from finetune.data.templates import end_ids, read_facts
 from finetune.data.tokens import find_base_files
 from finetune.training import plot
 from finetune.training.checkpoints import writing
-from finetune.training.encode import Row
+from finetune.training.encode import Row, digest
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +116,18 @@ def _write(partial: Path, model: Any, tokenizer: PreTrainedTokenizerBase, config
         golden_nll=golden_nll(model, tokenizer),
         trained_dtype=dtype_name(model),
         eos_token_ids=end_ids(tokenizer, read_facts(find_base_files(config.base, config.base_revision))),
-        context_length=min(config.max_length, model.config.max_position_embeddings),
+        context_length=min(config.max_length, _positions(model.config) or config.max_length),
     )
     (partial / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     plot.plot_run(run, partial / plot.NAME)
     if config.ship_cards:
         with gzip.GzipFile(partial / CARDS_FILE, "wb", mtime=0) as file:
             file.writelines(json.dumps(card).encode() + b"\n" for card in source.cards)
+
+
+def _positions(config: Any) -> int | None:
+    """How many tokens a model was made for, where its configuration says."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -179,20 +183,22 @@ def _set_base(path: Path, base: str, commit: str | None) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def weights_digest(folder: str | None) -> str | None:
+    """A short digest of an adapter's weights; None where there is no adapter."""
+    return "sha256:" + contracts.sha256(Path(folder) / WEIGHTS_FILE)[:16] if folder else None
+
+
 def provenance(
     config: TrainConfig, source: Source, examples: list[Example], rows: list[Row], base: contracts.BaseIdentity
 ) -> dict[str, Any]:
     """What `run.json` says of where an adapter comes from; no absolute path and no name of a person or machine."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row["input_ids"]).encode())
     resolved = config.model_dump() | {"base": base.id, "data": source.id, "output": Path(config.output).name}
     if config.init_adapter:
         resolved["init_adapter"] = Path(config.init_adapter).name
     return {
         "base": base.model_dump(exclude={"architecture"}, exclude_defaults=True),
         "built_with_llama": any(is_llama(name, find_base_files(config.base, config.base_revision)) for name in (base.id, config.base)),
-        "init_adapter": "sha256:" + contracts.sha256(Path(config.init_adapter) / WEIGHTS_FILE)[:16] if config.init_adapter else None,
+        "init_adapter": weights_digest(config.init_adapter),
         "data": {
             "id": source.id,
             "revision": source.revision,
@@ -202,7 +208,7 @@ def provenance(
             "dropped": dict(Counter(reason for _, reason in source.dropped)),
             "conversations": len(examples),
             "training_rows": len(rows),
-            "training_rows_sha256": digest.hexdigest(),
+            "training_rows_sha256": digest(rows),
             "rows": sorted({str(example.row) for example in examples}),
             "origins": source.rows_by_origin(examples),
         },

@@ -61,3 +61,18 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype, validating: bool
         "load_best_model_at_end": validating,
         "ddp_find_unused_parameters": False if checkpoints.processes() > 1 else None,
     }
+
+
+def as_run(config: TrainConfig, dtype: torch.dtype, in_4bit: bool) -> dict[str, Any]:
+    """What a run really used of the settings that mean something else on this device, by the names of our configuration.
+
+    Args:
+        config: The resolved configuration.
+        dtype: Of the open base.
+        in_4bit: The base was opened in 4 bits.
+    """
+    used = training_arguments(config, dtype, validating=False)
+    half = dtype if config.precision == "auto" else DTYPES[config.precision]
+    precision = next((name for name, kind in DTYPES.items() if kind == half), config.precision)
+    names = ("optim", "gradient_checkpointing", "padding_free", "packing")
+    return {name: used[name] for name in names} | {"load_in_4bit": in_4bit, "precision": precision}

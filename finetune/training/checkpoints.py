@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 CONFIG_FILE = "config.yaml"
+IDENTITY_FILE = "identity.json"
 # A resumed run may differ in these; everything else decides the weights that come out.
 FREE_TO_CHANGE = {"output", "report_to", "logging_steps", "per_device_train_batch_size", "gradient_accumulation_steps"}
+# Names of what is known again by its content, wherever it lies today.
+BY_CONTENT = {"base", "base_id", "base_revision", "data", "data_revision", "columns", "encoding", "init_adapter"}
 
 
 def folder(output: Path) -> Path:
@@ -86,6 +89,8 @@ def begin(config: TrainConfig, resume: bool) -> Path | None:
         return checkpoint
     with writing(output):
         kept.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            kept.with_name(IDENTITY_FILE).unlink(missing_ok=True)
         partial = kept.with_suffix(".partial")
         partial.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
         partial.replace(kept)
@@ -98,9 +103,8 @@ def _check_unchanged(config: TrainConfig, kept: Path) -> None:
     except (OSError, yaml.YAMLError, TypeError, ValidationError):  # a folder of another version
         return
     now = config.model_dump()
-    differs = [
-        f"{key} = {value} (now {now.get(key)})" for key, value in before.items() if key not in FREE_TO_CHANGE and now.get(key) != value
-    ]
+    free = FREE_TO_CHANGE | (BY_CONTENT if kept.with_name(IDENTITY_FILE).is_file() else set())
+    differs = [f"{key} = {value} (now {now.get(key)})" for key, value in before.items() if key not in free and now.get(key) != value]
     batches = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"]
     if batches != config.per_device_train_batch_size * config.gradient_accumulation_steps:
         differs.append(f"{batches} conversations a step (now {config.per_device_train_batch_size * config.gradient_accumulation_steps})")
@@ -109,6 +113,30 @@ def _check_unchanged(config: TrainConfig, kept: Path) -> None:
             f"The run in {kept.parent.parent} was started with {'; '.join(differs)[:250]}. "
             "Resume it with the settings that it was started with, or start another with --output."
         )
+
+
+def check_content(output: Path, **content: str | None) -> None:
+    """Notes digests of what a run is made from, or compares them with those that it began with.
+
+    Args:
+        output: The run's folder.
+        content: Digests by the name of what they are of, for people; None where there is nothing of it.
+
+    Raises:
+        ConfigError: A run that goes on would go on with something else.
+    """
+    if not is_first_process():  # the others end with it
+        return
+    path = folder(output) / IDENTITY_FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [name for name, digest in content.items() if before.get(name, digest) != digest]
+    if changed:
+        raise ConfigError(
+            f"The {changed[0]} is not what the run in {output} was started with: its content changed. "
+            "Go on with the content that it was started with, or start another run with --output."
+        )
+    with writing(output):
+        path.write_text(json.dumps(before | content, indent=1) + "\n", encoding="utf-8")
 
 
 def smaller_micro_batch(config: TrainConfig) -> TrainConfig:

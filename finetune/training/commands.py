@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app import quiet
+from app.errors import ConfigError
 from finetune.data.commands import add_reading
 
 EXAMPLE_QUESTION = "What are the common symptoms of diabetes?"
@@ -38,13 +39,9 @@ def add(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from finetune.config import load_config, parse_assignments
+    from finetune.config import load_config
 
-    overrides = parse_assignments(args.set) | {
-        key: getattr(args, key) for key in ("base", "base_id", "data", "output", "columns", "encoding", "max_dropped")
-    }
-    overrides["ship_cards"] = True if args.ship_cards else overrides.get("ship_cards")
-    config = load_config(args.config, overrides)
+    config = load_config(args.config, _overrides(args))
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process a card; the first one talks
         logging.getLogger().setLevel(logging.ERROR)
     logging.info("%s", "\n".join(f"  {key}: {value}" for key, value in config.model_dump().items()))
@@ -72,6 +69,20 @@ def _train(args: argparse.Namespace) -> None:
     code = subprocess.run(command, env=environment, check=False).returncode
     logging.info("\nChat with it in a browser: python -m app %s", shlex.join(["--adapter", str(output), *base]))
     sys.exit(code)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line sets, by flags of their own and by --set alike; two different values for one key are an error."""
+    from finetune.config import parse_assignments
+
+    values = parse_assignments(args.set)
+    keys = ("base", "base_id", "data", "output", "columns", "encoding", "max_dropped")
+    flags = {key: getattr(args, key) for key in keys} | {"ship_cards": args.ship_cards or None}
+    for key, value in flags.items():
+        if value is not None and values.setdefault(key, value) != value:
+            flag = key.replace("_", "-")
+            raise ConfigError(f"--{flag} {value} and --set {key}={values[key]} contradict each other. Give one of them.")
+    return values
 
 
 def _dashboard(args: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """Chooses conversations and turns them into rows of token ids with labels. Knows tokenizers, but no model and no trainer."""
 
+import hashlib
+import json
 import random
 from typing import Any
 
@@ -101,6 +103,14 @@ def build_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, conf
             f"tokens, {without_loss} carry no answer. Raise max_length or clean the data."
         )
     return rows, too_long
+
+
+def digest(rows: list[Row]) -> str:
+    """SHA-256 over the token ids of rows, in their order."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(row["input_ids"]).encode())
+    return found.hexdigest()
 
 
 def validation_rows(examples: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainConfig) -> list[Row]:

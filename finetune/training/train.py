@@ -39,12 +39,12 @@ from app.adapter.prompts import prompt_ids, stop_token
 from app.errors import ConfigError, TrainingFailed, UserError
 from app.settings import ROOT
 from finetune.config import TrainConfig
-from finetune.data.sources import Example, check_may_travel, load_source
+from finetune.data.sources import Example, Source, check_may_travel, load_source
 from finetune.data.tokens import find_base_files, open_tokenizer
-from finetune.training import adapter, checkpoints
-from finetune.training.arguments import DTYPES, training_arguments
+from finetune.training import adapter, checkpoints, preflight
+from finetune.training.arguments import DTYPES, as_run, training_arguments
 from finetune.training.compiling import CompileLayers
-from finetune.training.encode import Row, build_rows, split, trained_cards, validation_rows
+from finetune.training.encode import Row, build_rows, digest, split, trained_cards, validation_rows
 from finetune.training.progress import Progress, Stopwatch, loss_history, validation_history
 from finetune.training.unquantised import measure_beside
 
@@ -280,6 +280,19 @@ def _check_tracker(name: str) -> None:
         raise ConfigError(f"report_to = {name} needs a package that is not installed: pip install {name}, or none.")
 
 
+def _tokenise(examples: list[Example], held_out: list[Example], source: Source, config: TrainConfig) -> tuple[list[Row], list[Row]]:
+    """Looks at the base and makes rows for training and validation with its tokenizer, before its weights are opened."""
+    tokenizer = preflight.check_base(config)
+    rows, too_long = build_rows(examples, tokenizer, config)
+    validation = validation_rows(held_out, tokenizer, config)
+    content = {"data": digest([*rows, *validation]), "init_adapter": adapter.weights_digest(config.init_adapter)}
+    checkpoints.check_content(Path(config.output), **content)
+    counts = (len(examples), len(rows), too_long, len(source.dropped), len(validation))
+    log.info("%d conversations, %d rows (%d too long, %d rows of the source unusable), %d for validation", *counts)
+    source.log_losses()
+    return rows, validation
+
+
 def train(config: TrainConfig, resume: bool = False) -> Path:
     """Runs a training and writes the adapter directory `config.output`.
 
@@ -297,25 +310,24 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     output = Path(config.output)
     checkpoints.per_process(config, checkpoints.processes())
     _check_tracker(config.report_to)
+    preflight.check_places(config)
     checkpoint = checkpoints.begin(config, resume)
     source = load_source(config.data, config.data_revision, config.columns, config.encoding, config.max_dropped)
     if config.ship_cards:
         check_may_travel(source)
     examples, held_out = split(source, config)
     source = replace(source, cards=trained_cards(source, examples))
+    rows, validation = _tokenise(examples, held_out, source, config)
     log.info("Training on %s.", device_name())
     model, tokenizer, base, folder = open_base(config)
-    rows, too_long = build_rows(examples, tokenizer, config)
-    validation = validation_rows(held_out, tokenizer, config)
-    counts = (len(examples), len(rows), too_long, len(source.dropped), len(validation))
-    log.info("%d conversations, %d rows (%d too long, %d rows of the source unusable), %d for validation", *counts)
-    source.log_losses()
+    checkpoints.check_content(output, base=base.weights or base.commit)
     model = add_lora(model, config)
     if config.init_adapter:
         adapter.load_weights(model, Path(config.init_adapter))
     started = time.perf_counter()
     trainer = fit(model, tokenizer, rows, config, checkpoint, validation=validation, questions=held_out)
     run = adapter.provenance(config, source, examples, rows, base) | _course(trainer, started) | {"validation_rows": len(validation)}
+    run["config"] |= as_run(config, model.dtype, bool(getattr(model, "is_loaded_in_4bit", False)))
     if checkpoints.is_first_process():
         unsloth.FastLanguageModel.for_inference(trainer.model)
         adapter.save(output, trainer.model, tokenizer, config, run, source)

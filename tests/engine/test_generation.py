@@ -17,13 +17,15 @@ from weakref import WeakValueDictionary
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from app.adapter.contract import prompt_ids
-from app.engine.answer import Answer, GenerationRequest, fit
+from app.engine.answer import Answer, GenerationRequest, Streamer, fit
 from app.engine.decoder import Decoder
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, load
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
+from tests.bases import tinyllama
 from tests.conftest import QUICK_AND_LONG, assert_is_for_people, hooked_decoder
 
 QUESTIONS = [
@@ -523,7 +525,6 @@ def test_a_prompt_passed_in_pieces_gives_the_same_logits(loaded: LoadedModel) ->
 
 
 def test_text_comes_token_by_token_and_broken_characters_at_the_end_stay_visible(loaded: LoadedModel) -> None:
-    from app.engine.answer import Streamer
 
     text = "\u03b2-blocker, 5 \u00b5g/kg \u2014 caf\u00e9 \U0001f9e0!\n\n  Two  spaces."
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -582,3 +583,17 @@ def test_when_the_card_is_lost_everyone_is_told(make_generator: Callable[..., Lo
     with pytest.raises(NotReady, match="Restart"):
         generator.submit(ask())
     assert generator.status == "failed"
+
+
+def test_bytes_that_make_no_character_stop_no_answer(tmp_path: Path) -> None:
+    tinyllama(tmp_path)  # a tokenizer with a token for each byte, as all that come from sentencepiece have
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in (0x29, 0xC9)]  # a bracket and half a character
+    words = tokenizer.encode("a word and another", add_special_tokens=False)
+    for broken in (ids, ids[1:], [*ids, *ids], [ids[0], *words, *ids]):
+        streamer = Streamer(tokenizer, lambda: None)
+        for token in [*words, *broken, *words]:
+            streamer.write(token)
+        streamer.end()
+        text = "".join(streamer)
+        assert text.startswith("a word and another") and text.endswith("a word and another")
