@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 # Before anything imports the Hub's client: its address is a closed port of this machine, so that no test depends on a network.
@@ -70,10 +71,16 @@ def adapter() -> str:
 @pytest.fixture(scope="session")
 def loaded(adapter: str) -> LoadedModel:
     """The adapter on its base, opened once for all tests; do not change it."""
-    opened = load(adapter, "cpu")
-    opened.warm_up()  # before any test puts a hook on it
+    return opened(adapter)
+
+
+@cache
+def opened(adapter: str) -> LoadedModel:
+    """Opens an adapter once in a process and those that are forked from it, as `make mutants` does for each change."""
+    model = load(adapter, "cpu")
+    model.warm_up()  # before any test puts a hook on it
     gc.freeze()  # a generator that closes looks through all objects for what nobody needs: not again through those that stay
-    return opened
+    return model
 
 
 @pytest.fixture
