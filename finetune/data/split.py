@@ -63,9 +63,8 @@ def audit(evaluated: list[Example], trained: list[Example], listed: int = 20, se
         both = word_sets([example.text for example in [*evaluated, *trained]])
         sets = both[: len(evaluated)], both[len(evaluated) :]
     pairs = similar_pairs(sets[0], LISTED, sets[1])
-    best: dict[int, tuple[float, int]] = {}
-    for left, right, similarity in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.similarity.tolist(), strict=True):
-        best[left] = max(best.get(left, (0.0, -1)), (similarity, right))
+    rising = sorted(zip(pairs.similarity.tolist(), pairs.right.tolist(), pairs.left.tolist(), strict=True))
+    best = {left: (similarity, right) for similarity, right, left in rising}
     asked = {question_key(example) for example in trained} - {None}
     leaked = {place for place, (similarity, _) in best.items() if similarity >= FAMILY}
     leaked |= {place for place, example in enumerate(evaluated) if question_key(example) in asked}

@@ -47,6 +47,15 @@ def test_a_client_with_many_ipv6_addresses_is_one_client() -> None:
     rates.take("::ffff:1.1.1.2")
 
 
+def test_a_limit_that_is_not_set_limits_nobody() -> None:
+    for client, everybody in (("", "2/minute"), ("2/minute", ""), ("", "")):
+        rates = RateLimits(client, everybody)
+        for address in ("1.1.1.1", "2.2.2.2"):
+            rates.take(address)
+    for _ in range(100):
+        rates.take("1.1.1.1")
+
+
 def test_who_has_no_address_is_a_client_like_any_other() -> None:
     rates = RateLimits("1/minute", "")
     rates.take("behind a socket")

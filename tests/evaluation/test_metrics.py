@@ -49,6 +49,7 @@ def test_rouge_1_and_2_count_words_and_pairs() -> None:
         ("The aspirin!", "aspirin", 1.0),
         ("aspirin daily", "daily statin", 0.5),
         ("pain and pain", "pain", 0.5),
+        ("aspirin daily with food", "Food, with aspirin.", 6 / 7),
         ("An answer in five words", "answer", 0.4),
         ("", "aspirin", 0.0),
         ("a the", "aspirin", 0.0),

@@ -1,5 +1,6 @@
 """The nearest training cards to a question, and whether it is far from all of them."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.model import LoadedModel
+from app.notices import evidence as evidence_module
 from app.notices.evidence import Evidence, NearCard, unsupported
 from app.settings import ROOT
 
@@ -183,3 +185,80 @@ def test_jax_where_it_is_installed_is_kept_off_the_card(tmp_path: Path) -> None:
     code = "from app import prepare_environment; prepare_environment(); import app.notices.evidence"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     assert done.stdout.strip() == "JAX may use cpu"
+
+
+def weight(cards_with: int) -> float:
+    """BM25's inverse document frequency of a word that so many of the four cards have."""
+    return math.log(1 + (4 - cards_with + 0.5) / (cards_with + 0.5))
+
+
+def bm25(count: int, length: int, mean: float) -> float:
+    """What a word adds to a card's score for each unit of its weight (Robertson and Zaragoza 2009, with k1 = 1.5 and b = 0.75)."""
+    return count / (count + 1.5 * (0.25 + 0.75 * length / mean))
+
+
+PLAIN = [
+    {"id": 1, "question": "gout", "answer": "urate crystals joint toe"},
+    {"id": 2, "question": "asthma", "answer": "wheeze bronchi", "wordings": ["breathless"]},
+    {"id": 3, "question": "sepsis", "answer": "joint infection"},
+    {"id": 4, "question": "anaemia", "answer": "iron pallor"},
+]
+MEAN_LENGTH = (5 + 4 + 3 + 3) / 4
+
+
+def test_nearness_is_what_the_card_covers_with_the_lead_over_the_next_and_less_what_no_card_has() -> None:
+    index = Evidence(PLAIN)
+    lone = weight(1) * bm25(1, 5, MEAN_LENGTH) * 2 / (2 * weight(1))
+    assert index.nearness("urate crystals") == pytest.approx(1 + 5 * lone, rel=1e-4)
+    total = weight(1) + weight(2)
+    lead = (weight(1) * bm25(1, 5, MEAN_LENGTH) + weight(2) * (bm25(1, 5, MEAN_LENGTH) - bm25(1, 3, MEAN_LENGTH))) / total
+    assert index.nearness("joint urate") == pytest.approx(1 + 5 * lead, rel=1e-4)
+    total = weight(1) + weight(0)
+    assert index.nearness("wheeze migraine") == pytest.approx(
+        weight(1) / total + 5 * weight(1) * bm25(1, 4, MEAN_LENGTH) / total - 0.7 * weight(0) / total, rel=1e-4
+    )
+    assert index.nearness("migraine") == index.nearness("") == 0.0
+
+
+def test_a_near_card_has_the_share_of_the_questions_weight_that_it_holds() -> None:
+    found = Evidence(PLAIN).nearest("joint urate migraine?")
+    total = weight(2) + weight(1) + weight(0)
+    assert found == [
+        NearCard("1", "gout", "urate crystals joint toe", pytest.approx((weight(2) + weight(1)) / total)),
+        NearCard("3", "sepsis", "joint infection", pytest.approx(weight(2) / total)),
+    ]
+    assert len(Evidence(PLAIN).nearest("gout asthma sepsis anaemia")) == 3
+    assert [card.id for card in Evidence(PLAIN).nearest("joint urate", count=1)] == ["1"]
+    assert Evidence(PLAIN).nearest("breathless")[0].id == "2", "other wordings count"
+
+
+def test_a_question_is_far_below_the_bound_and_not_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Evidence(PLAIN)
+    for bound, far in ((index.nearness("joint"), False), (index.nearness("joint") + 1e-6, True)):
+        monkeypatch.setattr(evidence_module, "FAR_BELOW", bound)
+        assert index.is_far("joint") is far
+
+
+def test_an_answer_is_recited_from_the_share_of_a_card_that_the_bounds_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Evidence(PLAIN)
+    # The answer has "iron" of card 4 and a word of no card; of card 3, nearest to the question, it has "joint" where it says so.
+    share = weight(1) / (weight(1) + weight(0))
+    for bound, found in ((share - 1e-9, "4"), (share + 1e-9, None)):
+        monkeypatch.setattr(evidence_module, "RECITED_ABOVE", bound)
+        near = index.recited("sepsis", "iron migraine")
+        assert (near and near.id) == found
+    monkeypatch.setattr(evidence_module, "RECITED_ABOVE", 0.1)
+    both = weight(1) * 2 + weight(2)
+    lead = 2 * weight(1) / both - weight(2) / both
+    for bound, found in ((lead - 1e-9, "4"), (lead + 1e-9, None)):
+        monkeypatch.setattr(evidence_module, "RECITED_LEAD", bound)
+        near = index.recited("sepsis", "iron pallor joint")
+        assert (near and near.id) == found
+    assert index.recited("anaemia", "iron pallor joint") is None, "the nearest card's own answer"
+
+
+def test_three_words_are_enough_for_a_follow_up_to_be_judged() -> None:
+    index = Evidence(PLAIN)
+    assert index.is_far("migraine aura headache", follow_up=True) and not index.is_far("migraine aura aura", follow_up=True)
+    assert index.recited("migraine aura headache", "iron pallor", follow_up=True).id == "4"
+    assert index.recited("migraine aura", "iron pallor", follow_up=True) is None

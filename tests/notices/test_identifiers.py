@@ -1,6 +1,7 @@
 """What counts as identifying a patient; the browser's half of the same patterns is tried in tests/browser."""
 
 import json
+import random
 import shutil
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.notices.identifiers import PATTERNS_FILE, find, is_nhs_number, labels, redact
+from app.notices.identifiers import PATTERNS_FILE, Identifier, find, is_nhs_number, labels, redact
 from app.settings import ROOT
 from tests.conftest import FLASHCARDS
 
@@ -163,7 +164,40 @@ def test_only_the_identifier_is_replaced() -> None:
     assert labels("What is asthma?") == ""
 
 
+def test_what_was_found_is_named_in_the_order_in_which_it_stands_each_kind_once() -> None:
+    assert labels("Mrs Abernathy") == "name"
+    assert labels("MRN 00482913 of Mrs Abernathy") == "record number and name"
+    assert labels("Mrs Abernathy and Mr Crumb, MRN 00482913, DOB 03/04/1951, o.brant@clinic.example") == (
+        "name, record number, date of birth and e-mail address"
+    )
+
+
+def test_an_identifier_says_where_it_stands() -> None:
+    assert find("Mrs Abernathy, DOB 03/04/1951") == [
+        Identifier("name", "name", 0, 13),
+        Identifier("birth", "date of birth", 15, 29),  # of which a date alone would be one, too
+    ]
+    assert [(found.kind, found.start, found.end) for found in find("Mr Crumb(212) 555-0148")] == [("name", 0, 8), ("phone", 8, 22)]
+    assert [found.kind for found in find("o.brant@clinic.example+44 7700 900123")] == ["email", "phone"]
+    assert redact("Mr Crumb(212) 555-0148 Mr Crumb") == "[name][phone number] [name]"
+
+
+def test_capitals_matter_where_a_pattern_says_so_and_nowhere_else() -> None:
+    assert find("sw1a 1aa") == [] and [found.label for found in find("SW1A 1AA")] == ["postcode"]
+    assert {found.kind for text in ("dob 03/04/1951", "DOB 03/04/1951", "Dob 03/04/1951") for found in find(text)} == {"birth"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_nhs_number_is_one_whose_weighted_digits_add_up_to_a_multiple_of_eleven(seed: int) -> None:
+    draw = random.Random(seed)
+    numbers = ["".join(draw.choice("0123456789") for _ in range(9)) for _ in range(60)]
+    for number in (start + check for start in numbers for check in "0123456789"):
+        assert is_nhs_number(number) == (sum(int(digit) * weight for digit, weight in zip(number, range(10, 0, -1), strict=True)) % 11 == 0)
+
+
 def test_the_check_digit_tells_nhs_numbers_from_others() -> None:
+    assert not is_nhs_number("943 476 591") and not is_nhs_number("943 476 5919 0") and not is_nhs_number("0000000000")
+    assert is_nhs_number("NHS 943-476-5919")
     assert is_nhs_number("943 476 5919")
     assert not is_nhs_number("943 476 5918")
     assert not is_nhs_number("1111111111")
