@@ -3,7 +3,7 @@
     python -m tests.prove_base --base FOLDER --data CARDS.jsonl [--preset seed --preset t4 --preset fast] [--output outputs/proof]
 
 The cards are split by `data prepare`; each preset trains on the same rows and is measured on the held-out part. The table goes to
-standard output and, with the figures, to OUTPUT/proof.json. Anybody's base and cards will do; docs/results.md says which ran there.
+standard output, the figures to OUTPUT/PRESET.json. Anybody's base and cards will do; docs/results.md says which ran there.
 """
 
 import argparse
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT, VALIDATED = 0.2, 0.03  # shares of the cards
 LONGEST = 200  # tokens an answer may have
-COMPARED = 40  # questions for decoder against library
+COMPARED, COMPARED_TOKENS = 40, 32  # questions for decoder against library, and tokens of each answer
 
 
 def run(*words: object) -> float:
@@ -63,10 +63,9 @@ ours = answers()
 opened[0].decoder = None
 library = answers()
 generator.close()
-tuned = ours[::2]
 print(json.dumps({{
     "decoder": with_decoder, "dtype": opened[0].dtype, "n": len(ours), "equal": sum(a == b for a, b in zip(ours, library)),
-    "tuned_ended": sum(reason == "stop" for _, reason in tuned), "tuned": len(tuned), "probe": opened[0].probe.__dict__,
+    "probe": opened[0].probe.__dict__,
 }}))
 """
 
@@ -92,7 +91,7 @@ print(json.dumps(mean | {{"ended": sum(p.ended for p in predictions)}}))
 
 def same_answers(adapter: Path, questions: Path, device: str, count: int) -> dict[str, Any]:
     """Greedy answers by the decoder and by the library, the adapter on and off."""
-    return python(SAME.format(device=device, adapter=str(adapter), questions=str(questions), count=count, longest=LONGEST))
+    return python(SAME.format(device=device, adapter=str(adapter), questions=str(questions), count=count, longest=COMPARED_TOKENS))
 
 
 def prove(preset: str, arguments: argparse.Namespace, data: Path, device: str) -> dict[str, Any]:
@@ -101,24 +100,23 @@ def prove(preset: str, arguments: argparse.Namespace, data: Path, device: str) -
     shutil.rmtree(output, ignore_errors=True)
     settings = [word for setting in ["train_size=1.0", *arguments.set] for word in ("--set", setting)]
     seconds = run("finetune", "train", "--config", preset, "--base", arguments.base, "--data", data, "--output", output, *settings)
+    result: dict[str, Any] = {"preset": preset, "seconds": seconds, "same": {}}
+    kept = arguments.output / f"{preset}.json"
+    result["steps"] = json.loads((output / "run.json").read_text())["loss_history"][-1]["step"]
     limit = ["--limit", arguments.limit] if arguments.limit else []
     run("finetune", "evaluate", "--adapter", output, "--data", data, "--suite", "full", "--max-new-tokens", LONGEST, *limit)
     evaluation = json.loads((output / "evaluation.json").read_text())
     key = next(entry["key"] for entry in evaluation["sets"] if not entry["control"])
-    measures = {name.split("/", 1)[1]: value for name, value in evaluation["measures"].items() if name.startswith(f"answers:{key}/")}
-    devices = dict.fromkeys([device, "cpu"])
-    same = {place: same_answers(output, data / "test.jsonl", place, COMPARED if place == device else arguments.on_cpu) for place in devices}
+    measures = evaluation["measures"].items()
+    result["measures"] = {name.split("/", 1)[1]: value for name, value in measures if name.startswith(f"answers:{key}/")}
+    kept.write_text(json.dumps(result, indent=1))
     asked = {"data": str(data), "limit": arguments.limit, "longest": LONGEST, "adapter": str(output), "base": str(arguments.base)}
-    best = python(AT_ITS_BEST.format(**asked))
-    history = json.loads((output / "run.json").read_text())
-    return {
-        "preset": preset,
-        "seconds": seconds,
-        "measures": measures,
-        "same": same,
-        "base_at_its_best": best,
-        "steps": history["loss_history"][-1]["step"],
-    }
+    result["base_at_its_best"] = python(AT_ITS_BEST.format(**asked))
+    kept.write_text(json.dumps(result, indent=1))
+    for place, count in {"cpu": arguments.on_cpu, device: COMPARED}.items():
+        result["same"][place] = same_answers(output, data / "test.jsonl", place, count)
+        kept.write_text(json.dumps(result, indent=1))
+    return result
 
 
 def show(mean: dict[str, Any]) -> str:
@@ -164,7 +162,6 @@ def main() -> None:
     results = []
     for preset in arguments.preset or ["seed", "t4", "fast"]:
         results.append(prove(preset, arguments, data, device))
-        (arguments.output / "proof.json").write_text(json.dumps(results, indent=1))
         log.info("\n%s\n", table(results))
 
 
