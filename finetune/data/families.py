@@ -86,7 +86,7 @@ def _signs(sets: csr_array) -> csr_array:
             keys.append(one * np.uint64(sets.shape[1]) + other)
             rows.append(holders)
     rng, filled = np.random.default_rng(0), np.flatnonzero(size)
-    for band in range(BANDS if len(filled) else 0):
+    for band in range(BANDS):
         key = np.full(len(filled), band + 1, np.uint64)
         for _ in range(HASHES):
             order = rng.permutation(sets.shape[1]).astype(np.uint32)
@@ -111,10 +111,10 @@ def similar_pairs(sets: csr_array, threshold: float = FAMILY, others: csr_array 
     mine, offset, in_full = sets.shape[0], 0, False
     if others is not None:
         offset, in_full = mine, mine * others.shape[0] <= EXACT
-        sets = vstack([sets, others], format="csr")
+        sets = vstack([sets, others])
     signs = sets if in_full else _signs(sets)
     theirs = csr_array(signs[offset:].T)
-    cost = np.cumsum(signs[:mine].astype(np.int64) @ np.diff(theirs.indptr).astype(np.int64))
+    cost = np.cumsum(signs[:mine] @ np.diff(theirs.indptr))
     starts = [0, *(np.flatnonzero(np.diff(cost // PRODUCTS)) + 1).tolist(), mine]
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for start, end in zip(starts[:-1], starts[1:], strict=True):

@@ -222,8 +222,7 @@ def run_exam(loaded: LoadedModel, exam: Exam, journal: Journal | None = None) ->
     }
     if not fitting:
         return entry, {}
-    exam = Exam(exam.name, fitting, exam.dropped)
-    base, tuned = (choices(loaded, exam, use_adapter, journal) for use_adapter in (False, True))
+    base, tuned = (choices(loaded, replace(exam, questions=fitting), use_adapter, journal) for use_adapter in (False, True))
     right = {
         (model, index): [choice[index] == question.answer for choice, question in zip(chosen, fitting, strict=True)]
         for model, chosen in (("base", base), ("tuned", tuned))

@@ -95,6 +95,12 @@ def test_lists_too_long_to_compare_in_full_are_compared_by_candidates(monkeypatc
     assert listed(found.at_least(FAMILY)) == listed(full.at_least(FAMILY))
 
 
+def test_within_one_list_a_shared_word_of_many_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "BANDS", 0)
+    sets = word_sets(["a b c d", "a e f g", "a b h i"])
+    assert [pair[:2] for pair in listed(similar_pairs(sets, 0.1))] == [(0, 2)]
+
+
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_working_in_small_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     some = texts(60, 8, 30)

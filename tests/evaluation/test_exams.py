@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.engine.model import LoadedModel
@@ -112,7 +114,10 @@ def test_a_question_without_text_is_left_out_whatever_the_mapping(tmp_path: Path
 def test_a_mapping_that_says_too_little_or_too_much_is_refused(text: str) -> None:
     with pytest.raises(DataError) as caught:
         parse_columns(text)
-    assert str(caught.value).startswith(f"--exam-columns {text} is not a column mapping. Give question, options and answer")
+    assert str(caught.value) == (
+        f"--exam-columns {text} is not a column mapping. Give question, options and answer, as in "
+        "question=stem,options=a+b+c+d,answer=key; options is one column with a list, or several joined by +."
+    )
     assert_is_for_people(caught.value)
 
 
@@ -128,8 +133,24 @@ def test_any_csv_is_read_with_a_mapping(tmp_path: Path, answer: str) -> None:
         writer = csv.writer(file)
         writer.writerows([["stem", "a", "b", "key"], ["Q?", "w", "x", answer], ["", "w", "x", "a"], ["Q?", "w", "x", "9"]])
     exam = read_exam(path, parse_columns("question=stem, options=a+b, answer=key"))
-    assert [question.answer for question in exam.questions] == [1]
+    assert [(question.answer, question.subject) for question in exam.questions] == [(1, "")]
     assert [row for row, _ in exam.dropped] == [1, 2]
+
+
+def test_parquet_is_read_too_and_a_file_of_another_ending_is_a_file_and_no_data_set(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([MEDMCQA]), tmp_path / "x.parquet")
+    (tmp_path / "x.txt").write_text(json.dumps(MEDMCQA) + "\n")
+    assert [read_exam(tmp_path / name).questions[0].answer for name in ("x.parquet", "x.txt")] == [1, 1]
+    with pytest.raises(DataError, match="There is no data file"):
+        read_exam(tmp_path / "y.txt")
+
+
+def test_no_other_columns_than_those_that_are_needed_are_asked_for(tmp_path: Path) -> None:
+    least = {name: value for name, value in MEDMCQA.items() if name != "subject_name"}
+    assert read_exam(write(tmp_path / "m.json", [least])).questions[0].subject == ""
+    ours = {"QUESTION": "Does it?", "CONTEXTS": ["One."], "final_decision": "no"}
+    hubs = {"question": "Does it?", "context": {"contexts": ["One."]}, "final_decision": "no"}
+    assert read_exam(write(tmp_path / "p.json", [ours])).questions == read_exam(write(tmp_path / "q.json", [hubs])).questions
 
 
 @pytest.mark.parametrize(
@@ -181,6 +202,8 @@ def test_a_cards_answer_stands_among_three_of_its_specialty() -> None:
     few = [card(f"few{number}", "Eyes") for number in range(3)]
     twins = [card("twin1", "Skin", "the same"), card("twin2", "Skin", "the same"), card("third", "Skin"), card("fourth", "Skin")]
     enough = [card(f"c{number}", "Heart") for number in range(5)]
+    exam = card_exam([*few, *twins, *enough, *(card(f"l{number}", "Lungs") for number in range(4))])
+    assert {option for question in exam.questions[5:] for option in question.options} == {f"answer l{number}" for number in range(4)}
     exam = card_exam([*few, *twins, *enough])
     assert exam.name == "flashcards" and exam.dropped == []
     assert [question.prompt for question in exam.questions] == [f"Held out, c{number}?" for number in range(5)]
@@ -207,9 +230,10 @@ EXAM = Exam(
     ],
     [(7, "why")],
 )
-# Log-likelihoods of all options in order. Base: b (a character of the long answer costs less), c, g, i. Tuned: all but the last.
+# Log-likelihoods of all options in order. The base finds b likeliest (a character of the long answer costs less), c, g and i; the tuned
+# model the long answer, c (by character de), h and j.
 BASE = [-11.0, -3.0, -1.0, -2.5, -2.0, -1.0, -2.0, -1.0, -2.0]
-TUNED = [-2.0, -3.0, -2.0, -1.0, -1.5, -2.0, -1.0, -2.0, -1.0]
+TUNED = [-2.0, -3.0, -1.5, -2.0, -3.0, -2.0, -1.0, -2.0, -1.0]
 
 
 @pytest.fixture
@@ -229,7 +253,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> list[dict[st
 def test_the_likeliest_option_is_chosen_as_a_whole_and_by_character(loaded: LoadedModel, scored: list[dict[str, object]]) -> None:
     journal = Journal()
     assert choices(loaded, EXAM, False, journal) == [(1, 0), (0, 0), (0, 0), (0, 0)]
-    assert choices(loaded, EXAM, True) == [(0, 0), (1, 1), (1, 1), (1, 1)]
+    assert choices(loaded, EXAM, True) == [(0, 0), (0, 1), (1, 1), (1, 1)]
     options = [(question.prompt, option) for question in EXAM.questions for option in question.options]
     asked = [answer_completion(loaded, [{"role": "user", "content": prompt}], option) for prompt, option in options]
     assert scored == [{"completions": asked, "name": "exam x", "journal": given} for given in (journal, None)]
@@ -243,16 +267,16 @@ def test_an_exam_holds_both_models_shares_what_chance_gives_and_the_subjects(loa
     assert [(row["subject"], row["n"], row["base"]["value"], row["tuned"]["value"]) for row in entry.pop("subjects")] == [
         ("Heart", 2, 0.0, 1.0),
         ("not stated", 1, 1.0, 0.0),
-        ("Skin", 1, 0.0, 1.0),
+        ("Skin", 1, 0.0, 0.0),
     ]
     chance = round((1 / 2 + 1 / 3 + 1 / 2 + 1 / 2) / 4, 4)
-    mcnemar = {"only_base": 1, "only_tuned": 3, "p_value": 0.625}  # 2 * (1 + 4) / 2**4
+    mcnemar = {"only_base": 1, "only_tuned": 2, "p_value": 1.0}
     assert entry == {"name": "x", "n": 4, "left_out": 1, "too_long": 0, "chance": chance, "mcnemar": mcnemar}
     assert {
         key: (found["name"], found["unit"], found["higher_is_better"], found["n"], found["base"]["value"], found["tuned"]["value"])
         for key, found in measures.items()
     } == {
-        "exam:x/accuracy": ("Accuracy", "share", True, 4, 0.25, 0.75),
+        "exam:x/accuracy": ("Accuracy", "share", True, 4, 0.25, 0.5),
         "exam:x/accuracy_norm": ("Accuracy, per character of the option", "share", True, 4, 0.5, 0.75),
     }
     assert [call["journal"] for call in scored] == [journal, journal]
