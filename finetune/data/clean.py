@@ -6,6 +6,7 @@ Knows texts alone: lengths in tokens are judged by `finetune.data.tokens`, becau
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from sys import intern
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -124,7 +125,8 @@ def finding(example: Example, reason: str, other: Example | None = None) -> Find
 
 def cut_repetition(question: str, answer: str) -> str:
     """The answer without its own question at its beginning; empty when nothing else is there."""
-    if words(question) == words(answer) != []:
+    # Texts of the same words are of like length, and few answers are as short as their questions.
+    if len(answer) < 2 * len(question) + 20 and words(question) == words(answer) != []:
         return ""
     match = _FIRST_QUESTION.match(answer)
     if match and jaccard(words(question), words(match[1])) >= REPEATED:
@@ -182,27 +184,33 @@ def clean(examples: list[Example], progress: Callable[[str], None] = lambda text
         if better is not example:
             mended.append(finding(example, REPEATS))
     progress(f"comparing {len(usable):,} conversations")
-    sets = word_sets([example.text for example in usable])
+    said = [tuple(map(intern, words(example.text))) for example in usable]
+    asked = [tuple(map(intern, words(example.question))) for example in usable]
+    sets = word_sets(said)
     pairs = similar_pairs(sets)
-    left, right = (np.concatenate(parts) for parts in zip((pairs.left, pairs.right), _other_kin(usable), strict=True))
+    left, right = (np.concatenate(parts) for parts in zip((pairs.left, pairs.right), _other_kin(usable, said, asked), strict=True))
     family = components(len(usable), left, right)
-    gone = _duplicates(usable, pairs, dropped)
+    gone = _duplicates(usable, said, asked, pairs, dropped)
     kept = [place for place in range(len(usable)) if place not in gone]
     return Cleaned([usable[place] for place in kept], family[kept], sets[kept], dropped, mended, (left, right), len(usable))
 
 
 def question_key(example: Example) -> tuple[str, ...] | None:
     """What the same question has in common; None where the first line may be a mere greeting."""
-    return tuple(words(example.question)) if len(example.messages) == 2 and example.question != OPENING else None
+    return tuple(words(example.question)) if _asks_once(example) else None
 
 
-def _other_kin(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
+def _asks_once(example: Example) -> bool:
+    return len(example.messages) == 2 and example.question != OPENING
+
+
+def _other_kin(examples: list[Example], said: list[tuple[str, ...]], asked: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
     """Pairs that are relatives whatever their words: the same row, the same question or text, rewordings next to each other."""
     first: dict[object, int] = {}
     edges: list[tuple[int, int]] = []
-    sets = [set(words(example.question)) if len(example.messages) == 2 else set() for example in examples]
+    sets = [set(asked[place]) if len(example.messages) == 2 else set() for place, example in enumerate(examples)]
     for place, example in enumerate(examples):
-        for key in ((example.source, example.row), question_key(example), tuple(words(example.text))):
+        for key in ((example.source, example.row), asked[place] if _asks_once(example) else None, said[place]):
             if key and (earlier := first.setdefault(key, place)) != place:
                 edges.append((earlier, place))
         for other in range(max(0, place - NEIGHBOURS), place):
@@ -217,11 +225,13 @@ def _near_rows(one: Example, other: Example) -> bool:
     return numbered and one.source == other.source and abs(int(one.row) - int(other.row)) <= NEIGHBOURS
 
 
-def _duplicates(examples: list[Example], pairs: Pairs, dropped: list[Finding]) -> set[int]:
+def _duplicates(
+    examples: list[Example], said: list[tuple[str, ...]], asked: list[tuple[str, ...]], pairs: Pairs, dropped: list[Finding]
+) -> set[int]:
     """Places of rows that repeat an earlier row, or answer its question otherwise; wordings of one card are no duplicates."""
     gone: set[int] = set()
     seen: dict[tuple[str, ...], int] = {}
-    asked: dict[tuple[str, ...], int] = {}
+    first: dict[tuple[str, ...], int] = {}
 
     def drop(place: int, other: int, reason: str) -> None:
         example, earlier = examples[place], examples[other]
@@ -229,15 +239,15 @@ def _duplicates(examples: list[Example], pairs: Pairs, dropped: list[Finding]) -
             gone.add(place)
             dropped.append(finding(example, reason, earlier))
 
-    for place, example in enumerate(examples):
-        if (earlier := seen.setdefault(tuple(words(example.text)), place)) != place:
+    for place, text in enumerate(said):
+        if text and (earlier := seen.setdefault(text, place)) != place:
             drop(place, earlier, SAME)
     close = pairs.at_least(DUPLICATE)
     for one, other in sorted(zip(close.left.tolist(), close.right.tolist(), strict=True)):
-        if one not in gone and jaccard(words(examples[one].question), words(examples[other].question)) >= DUPLICATE:
+        if one not in gone and jaccard(asked[one], asked[other]) >= DUPLICATE:
             drop(other, one, NEAR)
     for place, example in enumerate(examples):
-        key = question_key(example)
-        if key and place not in gone and (earlier := asked.setdefault(key, place)) != place:
+        key = asked[place] if _asks_once(example) else None
+        if key and place not in gone and (earlier := first.setdefault(key, place)) != place:
             drop(place, earlier, CONFLICT)
     return gone

@@ -54,8 +54,8 @@ class Pairs:
         return Pairs(self.left[kept], self.right[kept], self.similarity[kept])
 
 
-def word_sets(texts: Sequence[str]) -> csr_array:
-    """The set of words of each text.
+def word_sets(texts: Sequence[str | Sequence[str]]) -> csr_array:
+    """The set of words of each text, or of each list of words.
 
     Returns:
         (texts, words) int8 of ones; words are numbered from the rarest to the commonest, and sorted within a row.
@@ -63,7 +63,7 @@ def word_sets(texts: Sequence[str]) -> csr_array:
     vocabulary: dict[str, int] = {}
     rows = []
     for text in texts:
-        found = {vocabulary.setdefault(word, len(vocabulary)) for word in words(text)}
+        found = {vocabulary.setdefault(word, len(vocabulary)) for word in (words(text) if isinstance(text, str) else text)}
         rows.append(np.fromiter(found, np.int32, len(found)))
     ends = np.cumsum([0, *map(len, rows)])
     flat = np.concatenate([*rows, np.empty(0, np.int32)])
