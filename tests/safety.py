@@ -4,11 +4,15 @@ Each line of tests/safety_examples.jsonl is a question in somebody's words, the 
 which it was written. Its mistakes led to changes of the rules, unless tests/safety_first_sight.json says otherwise: there stands, for
 each kind in a batch, what the rules did before they were changed for it. `n` questions had one kind each as their label, `hits` of
 them got its notice, and `found` questions of the whole batch did. What a new reader meets is nearer to first sight than to now.
+
+Batches 9 (people) and 10 (clinicians) were written by the author of the present rules before he had read the rules that stood then, which is
+what their first sight measures. Their misses were not looked at since, but he knew them: they are no blind test of the present rules.
 """
 
 import json
 import logging
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from statistics import NormalDist
@@ -86,6 +90,11 @@ def main(files: list[str]) -> None:
             seen = row[kind]
             precision = share(seen["hits"], seen["found"]) if "found" in seen else "not recorded"
             log.info("  %-10s %-30s %s", kind, precision, share(seen["hits"], seen["n"]))
+    texts = [row["text"] for row in examples()]
+    started = time.process_time()
+    for text in texts:
+        find(text)
+    log.info("%.2f ms a question, mean of %d", 1000 * (time.process_time() - started) / len(texts), len(texts))
     for file in files or [str(ROOT / "assets" / "flashcards.jsonl")]:
         rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
         questions = [row.get("question") or row.get("input") or "" for row in rows]
