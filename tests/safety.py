@@ -5,8 +5,8 @@ which it was written. Its mistakes led to changes of the rules, unless tests/saf
 each kind in a batch, what the rules did before they were changed for it. `n` questions had one kind each as their label, `hits` of
 them got its notice, and `found` questions of the whole batch did. What a new reader meets is nearer to first sight than to now.
 
-Batches 9 (people) and 10 (clinicians) were written by the author of the present rules before he had read the rules that stood then, which is
-what their first sight measures. Their misses were not looked at since, but he knew them: they are no blind test of the present rules.
+Batches 9 (people) and 10 (clinicians) were written by the author of the present rules before he had read the rules that stood then, which
+is what their first sight measures. Their misses were not looked at since, but he knew them: they are no blind test of the present rules.
 """
 
 import json
