@@ -7,6 +7,7 @@ then verified over all words, so that a reported similarity is exact.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -117,7 +118,7 @@ def similar_pairs(sets: csr_array, threshold: float = FAMILY, others: csr_array 
     cost = np.cumsum(signs[:mine] @ np.diff(theirs.indptr))
     starts = [0, *(np.flatnonzero(np.diff(cost // PRODUCTS)) + 1).tolist(), mine]
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in pairwise(starts):
         shared = (signs[start:end].astype(np.int32) @ theirs).tocoo()  # counted in bytes, 256 shared words would be none
         left, right = shared.row.astype(np.int64) + start, shared.col.astype(np.int64) + offset
         later = right > left
@@ -127,14 +128,14 @@ def similar_pairs(sets: csr_array, threshold: float = FAMILY, others: csr_array 
 
 
 def _verified(sets: csr_array, left: np.ndarray, right: np.ndarray, threshold: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    size = np.diff(sets.indptr).astype(np.int64)
+    size = np.diff(sets.indptr)
     # Of two sets of which one is smaller than the share `threshold` of the other, too few words can be shared.
     possible = np.minimum(size[left], size[right]) >= threshold * np.maximum(size[left], size[right])
     left, right = left[possible], right[possible]
     found = []
     for start in range(0, len(left), COMPARISONS):
         one, other = left[start : start + COMPARISONS], right[start : start + COMPARISONS]
-        both = np.diff(sets[one].multiply(sets[other]).tocsr().indptr).astype(np.int64)
+        both = np.diff(sets[one].multiply(sets[other]).tocsr().indptr)
         similarity = both / (size[one] + size[other] - both)
         kept = similarity >= threshold
         found.append((one[kept], other[kept], similarity[kept]))
