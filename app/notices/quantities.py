@@ -140,9 +140,15 @@ def _same_unit(one: Quantity, other: Quantity) -> bool:
 
 
 def _same_number(one: Quantity, other: Quantity) -> bool:
-    units = one.is_known and other.is_known and one.unit != other.unit
+    units = one.is_known and other.is_known and one.unit != other.unit and _are_alike(one, other)
     signs = bool(one.sign and other.sign) and one.sign != other.sign
     return one.values == other.values and (units or (signs and one.unit == other.unit))
+
+
+def _are_alike(one: Quantity, other: Quantity) -> bool:
+    """Whether two units may stand for one another by mistake: µg for g, weeks for days, mg/L for mmol/L; not years for mL/min."""
+    (head, _, tail), (other_head, _, other_tail) = one.kind.partition("/"), other.kind.partition("/")
+    return head == other_head or {head, other_head} <= {"s", "month", "year"} or (bool(tail) and tail == other_tail)
 
 
 def _same_kind(one: Quantity, other: Quantity) -> bool:
