@@ -76,7 +76,12 @@ def open_page(chromium: Browser, contexts: dict[str, BrowserContext]) -> Iterato
 def shared(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("outputs")
     settings = load_settings(
-        adapter=loaded.name, adapters_folder=folder, max_queue=1, max_body_bytes=300_000, feedback_folder=folder / "feedback"
+        show_withheld=True,
+        adapter=loaded.name,
+        adapters_folder=folder,
+        max_queue=1,
+        max_body_bytes=300_000,
+        feedback_folder=folder / "feedback",
     )
     generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
     generator.wait_until_ready(60)
