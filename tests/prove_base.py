@@ -39,6 +39,8 @@ def python(code: str) -> Any:
 
 # The decoder's greedy answers and the library's, and how likely each finds the other's: equal, or apart by rounding alone.
 SAME = """
+from app import prepare_environment
+prepare_environment()
 import json, torch
 from app.engine.answer import GenerationRequest
 from app.engine.generation import LocalGenerator
@@ -72,6 +74,8 @@ print(json.dumps({{
 
 # The base in its own chat template with the same system text, on the questions and by the measures of the evaluation.
 AT_ITS_BEST = """
+from app import prepare_environment
+prepare_environment()
 import dataclasses, json
 from pathlib import Path
 from finetune.data.tokens import open_tokenizer
