@@ -284,6 +284,7 @@ def test_an_exam_holds_both_models_shares_what_chance_gives_and_the_subjects(loa
 
 def test_an_exam_in_one_subject_has_no_table_of_subjects(loaded: LoadedModel) -> None:
     assert run_exam(loaded, Exam("x", EXAM.questions[:1]))[0]["subjects"] == []
+    assert [row["subject"] for row in run_exam(loaded, Exam("x", EXAM.questions[:2]))[0]["subjects"]] == ["Heart", "Skin"]
 
 
 def test_a_question_may_fill_the_context_to_the_last_token(loaded: LoadedModel) -> None:
