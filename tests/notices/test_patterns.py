@@ -83,7 +83,7 @@ def test_the_words_that_patterns_name_are_known_but_for_mere_beginnings() -> Non
     assert Patterns(rules, {"_part_": "arm"}).vocabulary() == {"chest", "pain", "not", "isnt", "arent", "aint", "arm", "hurt"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def spelling() -> Spelling:
     words = {"seizure", "unconscious", "breath", "speech", "slurred", "collapse", "stop"}
     return Spelling([("cannot", "can ?not|cant"), ("mother", "mum|mom")], ["choroid"], words, {"ibuprofen", "warfarin", "ozempi"})
@@ -116,6 +116,32 @@ def spelling() -> Spelling:
 )
 def test_a_slip_in_a_word_that_counts_is_mended_and_a_right_word_left_alone(spelling: Spelling, written: str, meant: str) -> None:
     assert spelling.word(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("zorned", "zorned"),  # zorn with an ending, though one letter from zorner
+        ("zorns", "zorns"),
+        ("zarping", "zarping"),  # zarpe
+        ("flibbed", "flibbed"),  # flib, its last letter doubled
+        ("flobted", "flobter"),  # of which only the half is a word
+        ("zornet", "zorner"),
+        ("mulk", "mulk"),  # four letters are too few to have a slip in them
+        ("mulkk", "mulkk"),
+    ],
+)
+def test_a_known_word_with_an_ending_is_no_slip(written: str, meant: str) -> None:
+    words = {"zorn", "zorner", "zarpe", "zarpong", "flib", "flibber", "flob", "flobter", "mul"}
+    assert Spelling([], [], words, set()).word(written) == meant
+
+
+def test_short_words_have_no_slips_and_short_names_none_either() -> None:
+    spelling = Spelling([], [], {"gasp", "chok"}, {"zovira", "zovirax"})
+    assert spelling.word("gaspp") == "gasp", "four letters suffice in a word that a rule names"
+    assert [spelling.word(word) for word in ("zoviraxx", "zovirx")] == ["zovirax", "zovirax"]
+    assert Spelling([], [], set(), {"zovira"}).word("zovirra") == "zovirra", "six do not in a name"
+    assert Spelling([], [], set(), {"zovirax"}).word("zovirrax") == "zovirax"
 
 
 def test_usual_forms_and_slips_are_mended_in_a_text_word_by_word(spelling: Spelling) -> None:

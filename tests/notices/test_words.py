@@ -133,6 +133,12 @@ def test_a_number_has_one_form(written: str, number: str) -> None:
         ("Drink 2 litres.", "Drink much.", []),
         ("по 10 мг", "по 100 мг", [("10 мг", "100 мг")]),
         ("In 2019 and 3 of 5.", "In 2020 and 4 of 5.", []),
+        ("Give 2 g.", "Give 500 mg.", [("2 g", "500 mg")]),
+        ("Give 2 g.", "Give 500 mL.", []),
+        ("5 mg", "5 patients", []),
+        ("5 nurses", "5 patients", []),
+        ("8 hours/day", "30 minutes/day", []),
+        ("10 mg/kg", "2 g/kg", [("10 mg/kg", "2 g/kg")]),
     ],
 )
 def test_an_answer_that_contradicts_its_reference_in_a_quantity_is_found(answer: str, reference: str, pairs: list[tuple[str, str]]) -> None:
