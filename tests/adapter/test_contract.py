@@ -215,6 +215,26 @@ def test_another_architecture_is_refused_by_name(loaded: LoadedModel) -> None:
     assert set(trained) == set(contracts.ARCHITECTURE_KEYS)
 
 
+def test_a_bases_quantisation_is_what_decides_the_values_of_four_bit_weights() -> None:
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
+    kept = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_quant_storage": None,
+        "llm_int8_skip_modules": None,
+    }
+    for found in (four, SimpleNamespace(to_dict=lambda: four)):
+        assert contracts.quantisation(SimpleNamespace(quantization_config=found)) == kept
+    for config in (
+        SimpleNamespace(),
+        SimpleNamespace(quantization_config=None),
+        SimpleNamespace(quantization_config={"load_in_8bit": True}),
+        SimpleNamespace(quantization_config=SimpleNamespace(to_dict=lambda: {"load_in_4bit": False})),
+    ):
+        assert contracts.quantisation(config) is None
+
+
 def test_the_probe_tells_an_active_adapter_from_noise(loaded: LoadedModel) -> None:
     probe = verify_behaviour(loaded.contract, loaded.model, loaded.tokenizer, loaded.dtype)
     assert probe.logit_change > 10 * probe.threshold

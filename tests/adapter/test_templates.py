@@ -62,11 +62,18 @@ def test_one_question_is_exactly_the_originals_tokens_with_the_real_tokenizer(ll
     assert ids_of(with_template(llama3_tokenizer, "medical"), ask(QUESTION)) == ORIGINAL_IDS
 
 
-def test_the_llama3_format_uses_the_models_own_headers_and_no_date(llama3_tokenizer: PreTrainedTokenizerBase) -> None:
-    text = with_template(llama3_tokenizer, "llama3").apply_chat_template(ask(QUESTION), add_generation_prompt=True, tokenize=False)
+@pytest.mark.parametrize("name", ["demo", "llama3"])
+def test_the_llama3_format_uses_the_models_own_headers_and_no_date(request: pytest.FixtureRequest, name: str) -> None:
+    tokenizer = with_template(request.getfixturevalue(f"{name}_tokenizer"), "llama3")
+    text = tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
     header = "<|start_header_id|>{}<|end_header_id|>\n\n"
-    expected = f"{header.format('system')}{SYSTEM_TEXT}<|eot_id|>{header.format('user')}{QUESTION}<|eot_id|>{header.format('assistant')}"
-    assert text == "<|begin_of_text|>" + expected
+    turns = (
+        f"{header.format('user')}{question['content']}<|eot_id|>{header.format('assistant')}{answer['content']}<|eot_id|>"
+        for question, answer in zip(CONVERSATION[::2], CONVERSATION[1::2], strict=True)
+    )
+    assert text == f"{tokenizer.bos_token}{header.format('system')}{SYSTEM_TEXT}<|eot_id|>" + "".join(turns)
+    asked = tokenizer.apply_chat_template(ask(QUESTION), add_generation_prompt=True, tokenize=False)
+    assert text.startswith(asked) and asked.endswith(f"{QUESTION}<|eot_id|>{header.format('assistant')}")
 
 
 def test_bos_comes_once(tokenizer: PreTrainedTokenizerBase) -> None:

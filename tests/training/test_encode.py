@@ -1,5 +1,6 @@
 """Which conversations are trained on and which are held back."""
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from app.errors import DataError
 from finetune.config import TrainConfig
 from finetune.data.sources import Example, Source
 from finetune.data.tokens import Row, measure, open_tokenizer, tokenize, tokenize_answers
-from finetune.training.encode import build_rows, count_of, select, split, trained_cards, validation_rows
+from finetune.training.encode import build_rows, count_of, digest, select, split, trained_cards, validation_rows
 
 
 def source(cards: int, wordings: int = 3, **fields: object) -> Source:
@@ -43,6 +44,25 @@ def test_a_number_limits_a_validation_split_of_the_data() -> None:
     assert len(split(source(5, validation=mine), TrainConfig(validation_size=50))[1]) == 10
     drawn = [split(source(5, validation=mine), TrainConfig(validation_size=6, seed=seed))[1] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] == random.Random(1).sample(mine, 6) != drawn[2]
+
+
+def test_a_seed_decides_what_is_trained_on_too() -> None:
+    for given in (source(20), source(20, validation=source(2).examples)):
+        drawn = [split(given, TrainConfig(validation_size=6, train_size=0.5, seed=seed))[0] for seed in (1, 1, 2)]
+        assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_as_many_are_held_back_as_are_asked_for() -> None:
+    for size in (1, 4, 9):
+        assert len(split(source(10, wordings=1), TrainConfig(validation_size=size / 10))[1]) == size
+    assert len(split(source(10, wordings=1), TrainConfig(validation_size=4))[1]) == 4
+
+
+def test_the_digest_of_rows_follows_from_their_tokens_in_their_order() -> None:
+    rows = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": [3], "labels": [3]}]
+    assert digest(rows) == hashlib.sha256(b"[1, 2][3]").hexdigest()
+    assert digest(rows[::-1]) != digest(rows) != digest(rows[:1])
+    assert digest([]) == hashlib.sha256().hexdigest()
 
 
 def test_without_a_validation_size_nothing_is_held_back() -> None:
