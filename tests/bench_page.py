@@ -23,7 +23,7 @@ from app.engine.answer import Answer
 from app.engine.generation import LocalGenerator
 from app.engine.model import load
 from app.settings import DEMO_ADAPTER, load_settings
-from tests.web.test_server import running
+from tests.servers import running
 
 log = logging.getLogger(__name__)
 

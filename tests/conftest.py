@@ -3,9 +3,7 @@
 import gc
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,14 +23,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, load
 from app.settings import DEMO_ADAPTER, ROOT
+from tests.answers import PATIENCE, Steer, hooked_decoder
 from tests.hub_server import HubServer, Repo
 
-SECRET = "Zanzibarine"  # stands for the text of a chat: it may appear in an answer to its writer and nowhere else
 LONGEST = (
-    "tests/browser/test_page.py",
     "tests/training/test_train.py",
+    "tests/browser/test_page.py",
+    "tests/space/test_deploy.py",
+    "tests/web/test_processes.py",
+    "tests/engine/test_generation.py",
     "tests/adapter/test_hub.py",
-    "tests/web/test_server.py",
     "tests/browser/test_tools.py",
 )
 TEMPLATES = ROOT / "finetune" / "templates"
@@ -90,54 +90,13 @@ def endless(loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, contract=loaded.contract.model_copy(update={"eos_token_ids": [never]}))
 
 
-@contextmanager
-def hooked_decoder(loaded: LoadedModel, hook: Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Has `hook` see, and change, the logits of each pass: it gets the pass's tokens, their place and the logits."""
-    decoder = loaded.decoder
-    original = decoder.logits
-    decoder.logits = lambda ids, start: hook(ids, start, original(ids, start))
-    try:
-        yield
-    finally:
-        del decoder.logits
-
-
-class Steer:
-    """Sets an answer's course: `end_at` is the token at which it ends by itself, `fail_at` the one that raises, `delay` seconds a token.
-
-    `say` is the whole answer instead of the model's own.
-    """
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.eos = loaded.contract.eos_token_ids
-        self.tokenizer = loaded.tokenizer
-        self.reset()
-
-    def reset(self) -> None:
-        self.end_at: int | None = 12
-        self.fail_at: int | None = None
-        self.delay = 0.0
-        self.say = ""
-        self.step = 0
-
-    def __call__(self, ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
-        self.step = 1 if start == 0 else self.step + 1
-        time.sleep(self.delay)
-        if self.step == self.fail_at:
-            raise RuntimeError(f"cannot continue {SECRET}")
-        if self.say:
-            said = self.tokenizer.encode(self.say, add_special_tokens=False)
-            logits[..., said[self.step - 1] if self.step <= len(said) else self.eos] = 1e4
-            return logits
-        logits[..., self.eos] = 1e4 if self.step == self.end_at else -1e4
-        return logits
-
-
 @pytest.fixture(scope="module")
 def hooked(loaded: LoadedModel) -> Iterator[Steer]:
+    """The course of every answer of the shared model, while a module's tests run."""
     steer = Steer(loaded)
     with hooked_decoder(loaded, steer):
         yield steer
+        steer.reset()
 
 
 @pytest.fixture
@@ -148,7 +107,7 @@ def make_generator(loaded: LoadedModel) -> Iterator[Callable[..., LocalGenerator
     def make(model: LoadedModel = loaded, **options: object) -> LocalGenerator:
         generator = LocalGenerator(lambda name: model, model.name, **options)
         made.append(generator)
-        generator.wait_until_ready(30)
+        generator.wait_until_ready(PATIENCE)
         return generator
 
     yield make

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+TRANSPORT = httpx.HTTPTransport(verify=False)  # of all of them: each would read certificates anew, and none is closed before the others
+
 
 class PageClient:
     """One visitor's page.
@@ -17,7 +19,7 @@ class PageClient:
     """
 
     def __init__(self, url: str, **headers: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=60, verify=False, headers=headers)
+        self.http = httpx.Client(base_url=url, timeout=240, transport=TRANSPORT, headers=headers)
         self.config = self.http.get("/config").raise_for_status().json()
         self.components = {component["id"]: component for component in self.config["components"]}
         self.trigger = self._named("question")

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 
 from app.settings import ROOT
 from finetune.config import load_config
+from tests.answers import PATIENCE
+from tests.servers import free_port, ready
 
 NOTEBOOK = ROOT / "finetune" / "colab.ipynb"
 
@@ -45,6 +46,7 @@ def test_the_notebook_trains_for_a_t4_and_publishes_nothing_unasked() -> None:
 def test_the_cells_run_on_the_demo_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     said: list[str] = []
+    port = free_port()
 
     def shell(command: str) -> None:
         result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
@@ -57,17 +59,16 @@ def test_the_cells_run_on_the_demo_configuration(tmp_path: Path, monkeypatch: py
             tags = cell["metadata"].get("tags", [])
             if "install" in tags:  # this environment has been installed already
                 continue
-            source = "".join(cell["source"]).replace("outputs/data", str(tmp_path / "data")).replace("7860", "7879")
+            source = "".join(cell["source"]).replace("outputs/data", str(tmp_path / "data")).replace("7860", str(port))
             exec(as_python(source), names)
             if "parameters" in tags:
                 names |= {"CONFIG": "demo", "DATA": "assets/flashcards.jsonl", "ADAPTER": str(tmp_path / "mine")}
                 names["SETTINGS"] = "--set max_steps=2 --set train_size=16 --set copies=1 --set per_device_train_batch_size=4"
-        with urllib.request.urlopen("http://127.0.0.1:7879/readyz", timeout=5) as answer:
-            assert answer.status == 200
+        assert ready(f"http://127.0.0.1:{port}")
     finally:
         if "server" in names:
             names["server"].terminate()
-            names["server"].wait(20)
+            names["server"].wait(PATIENCE)
     assert os.path.isfile(tmp_path / "mine" / "prompt_contract.json")
     assert any("It answers" in text for text in said)
-    assert said[-1] == "http://127.0.0.1:7879"
+    assert said[-1] == f"http://127.0.0.1:{port}"

@@ -6,11 +6,8 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +17,10 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from app.settings import ROOT
+from tests.answers import PATIENCE
 from tests.conftest import FLASHCARDS, publish_demo_base
 from tests.hub_server import HubServer
+from tests.servers import HTTP, free_port, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -61,23 +60,14 @@ class Story:
     @contextmanager
     def app(self) -> Iterator[str]:
         """Runs `python -m app --adapter REPO` until its model is ready."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "app", "--adapter", REPO, "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
+        port = free_port()
+        process = launch([sys.executable, "-m", "app", "--adapter", REPO, "--port", str(port)], port, env=self.environment)
         try:
-            ends = time.monotonic() + 300
-            while time.monotonic() < ends and process.poll() is None:
-                try:
-                    if readyz(f"http://127.0.0.1:{port}")["status"] == "ready":
-                        break
-                except OSError:
-                    pass
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
+            process.wait_until_ready()
+            yield process.url
+            assert "Traceback" not in process.end(signal.SIGINT)
         finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.kill()
 
 
 def shown(text: str) -> str:
@@ -88,8 +78,7 @@ def shown(text: str) -> str:
 
 
 def readyz(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
-        return json.load(response)
+    return HTTP.get(f"{url}/readyz").json()
 
 
 def words(text: str) -> set[str]:
@@ -136,13 +125,13 @@ def test_an_adapter_travels_from_data_to_a_reader_and_back(tmp_path: Path) -> No
             browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
             page = browser.new_page()
             page.goto(url)
-            expect(page.locator("#line")).to_contain_text(first[:12], timeout=60_000)
+            expect(page.locator("#line")).to_contain_text(first[:12], timeout=PATIENCE * 1000)
             expect(page.locator("#line")).not_to_contain_text("Not approved")
             best = json.loads((good / "evaluation.json").read_text())["sets"][1]["best"][0]
             card = max(rows, key=lambda row: len(words(row["rewordings"][-1]) & words(json.dumps(best))))
             page.locator("#question textarea").fill(card["rewordings"][-1])
             page.keyboard.press("Enter")
-            expect(page.locator("#retry")).to_be_visible(timeout=60_000)
+            expect(page.locator("#retry")).to_be_visible(timeout=PATIENCE * 1000)
             answer = page.locator("#conversation").inner_text()
             share = len(words(card["answer"]) & words(answer)) / len(words(card["answer"]))
             assert share > 0.5, f"{share:.2f} of the card's words: {answer}"

@@ -241,6 +241,17 @@ def _at_signals(actions: dict[int, Callable[[], Awaitable[None]]]) -> Iterator[N
             signal.signal(caught, before)
 
 
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves the app."""
+    return {
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,  # `trusted_hops` says whom to believe
+        "root_path": urlsplit(settings.public_url).path.rstrip("/"),  # a proxy may serve the app below a path, which it takes away
+        "timeout_graceful_shutdown": 2,
+    }
+
+
 def serve(settings: Settings, listener: socket.socket) -> int:
     """Serves on a listening socket until Ctrl-C, or until it turns out that the adapter cannot be opened.
 
@@ -257,17 +268,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             failed = server.should_exit = True
 
     server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # `trusted_hops` says whom to believe
-            root_path=urlsplit(settings.public_url).path.rstrip("/"),  # a proxy may serve the app below a path, which it takes away
-            timeout_graceful_shutdown=2,
-            timeout_notify=0,
-            callback_notify=end_if_failed,
-        )
+        uvicorn.Config(app, log_level="warning", timeout_notify=0, callback_notify=end_if_failed, **uvicorn_options(settings))
     )
     # uvicorn sends itself the signal again once it has ended; to have ended as asked is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: None)

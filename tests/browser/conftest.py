@@ -12,17 +12,17 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
 from app.settings import load_settings
-from tests.conftest import Steer
-from tests.web.test_server import Served, running, wait_for
+from tests.answers import PATIENCE, Steer
+from tests.servers import Served, running
 
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
 
 NEAR = "What are the common symptoms of diabetes?"
 FAR = "Who won the football championship in Brazil last summer?"
-ENDLESS: dict[str, Any] = {"end_at": None, "delay": 0.02}
 
-expect.set_options(timeout=45_000)  # machines that build are slow
+MILLISECONDS = PATIENCE * 1000  # Playwright counts in them
+expect.set_options(timeout=MILLISECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,18 @@ def contexts(chromium: Browser) -> Iterator[dict[str, BrowserContext]]:
 
 
 @pytest.fixture
-def open_page(chromium: Browser, contexts: dict[str, BrowserContext]) -> Iterator[Callable[..., Page]]:
-    """Opens tabs; `page.hosts` and `page.errors` are filled as they live."""
+def open_page(chromium: Browser, contexts: dict[str, BrowserContext], hooked: Steer) -> Iterator[Callable[..., Page]]:
+    """Opens tabs; `page.hosts` and `page.errors` are filled as they live, and `page.steer` steers their answers."""
     pages = []
 
     def opened(url: str, ready: bool = True, **screen: Any) -> Page:
         screen = screen or DESKTOP
         if str(screen) not in contexts:
             contexts[str(screen)] = chromium.new_context(**screen)
+            contexts[str(screen)].set_default_timeout(MILLISECONDS)
         page = contexts[str(screen)].new_page()
         pages.append(page)
-        page.hosts, page.errors = set(), []
+        page.hosts, page.errors, page.steer = set(), [], hooked
         page.on("request", lambda request: page.hosts.add(request.url.split("/")[2] if "://" in request.url else "data"))
         page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -84,25 +85,19 @@ def shared(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPath
         feedback_folder=folder / "feedback",
     )
     generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with running(settings, generator) as url:
-        served = Served(url, generator, hooked)
-        served.folder = folder
-        yield served
+        yield Served(url, generator, hooked, folder)
 
 
 @pytest.fixture
 def served(shared: Served) -> Iterator[Served]:
     shared.steer.reset()
     yield shared
-    shared.steer.reset()
-    shared.generator.queue_length and [answer.stop() for answer in [*shared.generator._waiting, shared.generator._running] if answer]
-    assert wait_for(lambda: shared.generator.queue_length == 0), "the test left an answer running"
-
-
-def pace(served: Served, **values: Any) -> None:
-    for name, value in values.items():
-        setattr(served.steer, name, value)
+    for answer in [*shared.generator._waiting, shared.generator._running]:
+        if answer:
+            answer.stop()
+    shared.rested()
 
 
 def ask(page: Page, question: str) -> None:
@@ -110,7 +105,25 @@ def ask(page: Page, question: str) -> None:
     page.locator("#send").click()
 
 
+def at_work(page: Page, act: Callable[[], object]) -> None:
+    """Does what has the page answer, and returns when it shows that; the answer stands still until then.
+
+    Without it a test that asks a second time would find the signs of the first answer's end.
+    """
+    page.steer.hold.at(1)
+    act()
+    expect(page.locator("#stop")).to_be_visible()
+    page.steer.hold.release()
+
+
+def answered(page: Page, question: str) -> None:
+    """Asks, and waits for the answer's end."""
+    at_work(page, lambda: ask(page, question))
+    finished(page)
+
+
 def finished(page: Page) -> None:
+    """Waits until the page shows that an answer has ended; of the second answer on that is so only after `at_work`."""
     expect(page.locator("#send")).to_be_visible()
     expect(page.locator("#retry")).to_be_visible()
 

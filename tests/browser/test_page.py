@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from app.engine.model import LoadedModel
 from app.page import fragments
 from app.page.ui import DISCLAIMER
 from app.settings import ROOT, load_settings
-from tests.browser.conftest import DESKTOP, ENDLESS, FAR, NEAR, PHONE, answer, ask, finished, pace
+from tests.answers import wait_until
+from tests.browser.conftest import DESKTOP, FAR, NEAR, PHONE, answer, answered, ask, at_work, finished
 from tests.conftest import QUICK_AND_LONG
-from tests.web.test_server import Served, running, wait_for
+from tests.servers import Served, running
 
 pytestmark = pytest.mark.browser
 
@@ -32,14 +34,9 @@ def words(text: str) -> list[str]:
 
 
 def test_an_answer_arrives_in_pieces_and_nothing_leaves_the_page(served: Served, open_page: Callable[..., Page]) -> None:
-    pace(served, end_at=40, delay=0.03)
+    served.steer.end_at = 40
+    served.steer.hold.at(8)
     page = open_page(served.url)
-    page.evaluate(
-        "window.lengths = []; new MutationObserver(() => {"
-        "const rows = document.querySelectorAll('#conversation .bot-row .message-content');"
-        "if (rows.length) lengths.push(rows[rows.length - 1].textContent.length);"
-        "}).observe(document.body, {subtree: true, childList: true, characterData: true})"
-    )
     box = page.locator("#question textarea")
     expect(box).to_be_focused()
     box.press_sequentially(f"{SECRET}: what are the common")
@@ -48,8 +45,14 @@ def test_an_answer_arrives_in_pieces_and_nothing_leaves_the_page(served: Served,
     box.press("Enter")
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#send")).to_be_hidden()
+    shown = answer(page).locator(".message-content")
+    expect(shown).to_contain_text(re.compile(r"\w"))
+    for token in (16, 24, 32):
+        before = len(shown.inner_text())
+        served.steer.hold.at(token)
+        wait_until(lambda before=before: len(shown.inner_text()) > before)
+    served.steer.hold.release()
     finished(page)
-    assert len(set(page.evaluate("lengths"))) >= 4
     expect(page.locator("#conversation .user-row")).to_contain_text("symptoms of diabetes?")
     expect(box).to_have_value("")
     expect(box).to_be_focused()
@@ -65,30 +68,30 @@ def test_an_answer_arrives_in_pieces_and_nothing_leaves_the_page(served: Served,
 
 
 def test_stop_keeps_the_text_and_retry_edit_and_clear_go_on_from_it(served: Served, open_page: Callable[..., Page]) -> None:
-    pace(served, **ENDLESS)
     page = open_page(served.url)
+    served.steer.hold.at(12)
     users = page.locator("#conversation .user-row")
     ask(page, NEAR)
     expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
     page.keyboard.press("Escape")
     finished(page)
-    assert wait_for(lambda: served.generator.queue_length == 0)
+    wait_until(lambda: served.generator.queue_length == 0)
     expect(page.locator("#progress")).to_have_text("Stopped.")
     expect(answer(page)).to_contain_text(re.compile(r"\w+ \w+"))
+    served.steer.hold.at(12)
     page.locator("#retry").click()
     expect(page.locator("#stop")).to_be_visible()
     expect(users).to_have_count(1)
     page.locator("#stop").click()
     finished(page)
-    pace(served, end_at=8, delay=0)
-    ask(page, "How is it treated?")
+    served.steer.end_at = 8
+    answered(page, "How is it treated?")
     expect(users).to_have_count(2)
-    finished(page)
     page.locator("#edit").click()
     expect(page.locator("#question textarea")).to_have_value("How is it treated?")
     expect(users).to_have_count(1)
     page.locator("#question textarea").fill("How is it prevented?")
-    page.keyboard.press("Enter")
+    at_work(page, lambda: page.keyboard.press("Enter"))
     expect(users.last).to_contain_text("How is it prevented?")
     finished(page)
     page.locator("#clear").click()
@@ -99,7 +102,7 @@ def test_stop_keeps_the_text_and_retry_edit_and_clear_go_on_from_it(served: Serv
 
 def test_question_and_answer_stand_there_character_by_character(served: Served, open_page: Callable[..., Page]) -> None:
     written = "Na<K and pH>7, WBC 11*10^9/L or 4*10^9/L; R&amp;D <b>x</b>\n1. <img src=x>\n  ![](http://example.org/x.png) T_max_ `a` ~5~"
-    pace(served, say=written)
+    served.steer.say = written
     page = open_page(served.url)
     ask(page, written)
     finished(page)
@@ -161,24 +164,26 @@ def test_a_question_far_from_the_cards_gets_a_notice_and_a_near_one_none(served:
     expect(page.locator(".strip.notice")).to_contain_text("far from every card")
     finished(page)
     expect(page.locator(".strip.notice")).to_be_visible()
-    ask(page, NEAR)
+    at_work(page, lambda: ask(page, NEAR))
     expect(page.locator("#strips .strip")).to_have_count(0)
     finished(page)
 
 
 def test_two_tabs_never_mix(served: Served, open_page: Callable[..., Page], loaded: LoadedModel) -> None:
     questions = [NEAR, "How does metformin lower blood glucose?"]
-    pace(served, end_at=25)
+    served.steer.end_at = 25
     alone = []
     for question in questions:
         request = GenerationRequest([{"role": "user", "content": question}], **loaded.contract.generation.model_dump())
         alone.append("".join(served.generator.submit(request)))
     assert alone[0] != alone[1]
-    pace(served, delay=0.05)
     pages = [open_page(served.url), open_page(served.url)]
+    served.steer.hold.at(5)
     for page, question in zip(pages, questions, strict=True):
         ask(page, question)
+        served.steer.hold.wait()
     expect(pages[1].locator("#progress")).to_contain_text("Waiting: 1")
+    served.steer.hold.release()
     for page, text in zip(pages, alone, strict=True):
         finished(page)
         assert words(answer(page).locator(".message-content").inner_text()) == words(text)
@@ -186,13 +191,15 @@ def test_two_tabs_never_mix(served: Served, open_page: Callable[..., Page], load
 
 @pytest.mark.parametrize("long", QUICK_AND_LONG)
 def test_a_closed_tab_stops_its_answer(served: Served, open_page: Callable[..., Page], long: bool) -> None:
-    pace(served, **ENDLESS)
     for _ in range(100 if long else 1):
         page = open_page(served.url)
+        served.steer.end_at, served.steer.delay = None, 0.3  # it is noticed with the next piece of text; all pieces take minutes
         ask(page, NEAR)
         expect(answer(page)).to_be_visible()
+        running = served.generator._running
         page.close()
-        assert wait_for(lambda: served.generator.queue_length == 0, 5)
+        wait_until(running.done.is_set)
+        assert running.finish_reason == "stopped"
 
 
 def test_a_question_that_cannot_be_asked_stays_in_the_box(served: Served, open_page: Callable[..., Page]) -> None:
@@ -212,22 +219,22 @@ def test_a_question_that_cannot_be_asked_stays_in_the_box(served: Served, open_p
 
 
 def test_a_failure_in_the_middle_keeps_the_text_and_says_one_sentence(served: Served, open_page: Callable[..., Page]) -> None:
-    pace(served, fail_at=12)
+    served.steer.fail_at = 12
     page = open_page(served.url)
     ask(page, NEAR)
     expect(page.locator("#strips .strip.error")).to_contain_text("The model failed in the middle of this answer.")
     expect(answer(page)).to_contain_text(re.compile(r"\w+"))
-    pace(served, fail_at=None)
-    page.locator("#retry").click()
+    served.steer.fail_at = None
+    at_work(page, page.locator("#retry").click)
     expect(page.locator("#strips .strip")).to_have_count(0)
     finished(page)
 
 
 def test_a_full_queue_is_said_and_a_place_in_it_is_shown(served: Served, open_page: Callable[..., Page]) -> None:
-    pace(served, **ENDLESS)
     request = GenerationRequest([{"role": "user", "content": NEAR}], max_new_tokens=400)
+    served.steer.hold.at(3)
     first = served.generator.submit(request)
-    assert wait_for(lambda: first.started_at is not None)
+    served.steer.hold.wait()
     second = served.generator.submit(request)
     page = open_page(served.url)
     ask(page, FAR)
@@ -236,7 +243,6 @@ def test_a_full_queue_is_said_and_a_place_in_it_is_shown(served: Served, open_pa
     second.stop()
     page.locator("#send").click()
     expect(page.locator("#progress")).to_contain_text("Waiting: 1")
-    pace(served, end_at=8, delay=0)
     first.stop()
     finished(page)
     expect(answer(page)).to_be_visible()
@@ -246,10 +252,11 @@ def test_while_the_model_loads_the_page_is_there_and_keeps_the_question(loaded: 
     opened = threading.Event()
 
     def load(name: str) -> LoadedModel:
-        opened.wait(60)
+        opened.wait()
         return loaded
 
-    with running(load_settings(adapter=loaded.name), LocalGenerator(load, loaded.name)) as url:
+    with running(load_settings(adapter=loaded.name), LocalGenerator(load, loaded.name)) as url, ExitStack() as afterwards:
+        afterwards.callback(opened.set)
         page = open_page(url, ready=False)
         expect(page.locator("#line")).to_have_text("The model is loading.")
         ask(page, NEAR)
@@ -267,7 +274,7 @@ def test_text_on_the_page_runs_nothing_and_fetches_nothing(served: Served, open_
     page = open_page(served.url)
     asked = []
     with socket.create_server(("127.0.0.1", 0)) as stranger:
-        stranger.settimeout(0.5)
+        stranger.setblocking(False)
         url = f"http://127.0.0.1:{stranger.getsockname()[1]}"
         page.on("dialog", lambda dialog: asked.append(dialog.message))
         ask(
@@ -275,15 +282,16 @@ def test_text_on_the_page_runs_nothing_and_fetches_nothing(served: Served, open_
             f"![a]({url}/a.png) <img src={url}/b.png onerror=alert(1)> <script>alert(2)</script> <iframe src={url}></iframe> ${{alert(3)}}",
         )
         finished(page)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(BlockingIOError):
             stranger.accept()
+    assert page.hosts <= {served.url.split("/")[2], "data"}
     assert asked == []
 
 
 @pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop-light", "phone-dark"])
 def test_axe_finds_nothing_and_nothing_overflows(served: Served, open_page: Callable[..., Page], device: dict[str, Any]) -> None:
-    pace(served, **ENDLESS)
     page = open_page(served.url, **device)
+    served.steer.hold.at(12)
 
     def check(state: str) -> None:
         violations = Axe().run(page).response["violations"]

@@ -16,8 +16,8 @@ from app.conversation.feedback import read as read_ratings
 from app.conversation.record import read, replay
 from app.page.panel import CONSENT
 from app.settings import ROOT
-from tests.browser.conftest import DESKTOP, NEAR, PHONE, answer, ask, finished
-from tests.web.test_server import Served
+from tests.browser.conftest import DESKTOP, NEAR, PHONE, answer, answered, ask, at_work, finished
+from tests.servers import Served
 
 pytestmark = pytest.mark.browser
 
@@ -110,9 +110,8 @@ def test_both_models_are_compared_blind_and_told_apart_after_the_vote(
     clean(page, "voted")
     tuned = next(side for side in sides.all() if "tuned" in side.locator("h2").inner_text()).locator("p").inner_text()
     page.locator("#compare input").uncheck()
-    ask(page, "How is it treated?")
+    answered(page, "How is it treated?")
     expect(page.locator("#conversation .bot-row")).to_have_count(2)
-    finished(page)
     assert tuned.split()[:4] == page.locator("#conversation .bot-row .message-content").first.inner_text().split()[:4]
     expect(page.locator("#comparison")).to_have_count(0)
     assert page.errors == []
@@ -145,10 +144,8 @@ def test_a_rating_is_stored_only_on_the_button_that_says_so(served: Served, open
 def test_a_conversation_is_saved_in_three_forms_and_made_again(served: Served, open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page(served.url)
     for question in (NEAR, "How is it treated?"):
-        ask(page, question)
+        answered(page, question)
         expect(page.locator("#conversation .user-row").last).to_contain_text(question)
-        expect(page.locator("#stop")).to_be_hidden()
-        finished(page)
     page.locator("#to-save").click()
     expect(page.get_by_role("tab", name="Details")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#details summary")).to_have_count(2)
@@ -176,9 +173,9 @@ def test_a_number_that_no_near_card_has_is_marked_in_the_answer(served: Served, 
     assert page.evaluate(marked) == ["250 mg", "8 hours"]
     clean(page, "marked")
     served.steer.say = "HbA1c of 48 mmol/mol or more."
-    page.locator("#retry").click()
-    expect(answer(page)).not_to_contain_text("250 mg")
+    at_work(page, page.locator("#retry").click)
     finished(page)
+    expect(answer(page)).not_to_contain_text("250 mg")
     expect(strip).to_have_count(0)
     assert page.evaluate(marked) == []
 
@@ -202,6 +199,7 @@ def test_a_planted_name_is_found_on_no_disk_in_no_log_and_in_no_storage(
     caplog.set_level(logging.DEBUG)
     page = open_page(served.url)
     ask(page, f"my patient is called {PLANTED}: what is asthma?")
+    expect(page.locator("#send-anyway, #conversation .user-row").first).to_be_visible()
     if page.locator("#send-anyway").count():
         page.locator("#send-anyway").click()
     finished(page)
@@ -229,9 +227,8 @@ def test_pictures_to_look_at(served: Served, open_page: Callable[..., Page], scr
     page = open_page(served.url, **SCREENS[screen])
 
     def shoot(name: str) -> None:
-        page.wait_for_timeout(300)
         path = SHOTS / f"{screen}-{name}.png"
-        page.screenshot(path=path)
+        page.screenshot(path=path, animations="disabled")  # finished ones, that is
         assert path.stat().st_size > 5000
 
     shoot("1-empty")

@@ -13,8 +13,8 @@ from app.engine.model import LoadedModel
 from app.errors import InvalidQuestion, QuestionTooLong
 from app.notices.safety import WITHHELD
 from app.settings import Settings
+from tests.answers import PATIENCE, at_each_step, held
 from tests.conftest import assert_is_for_people
-from tests.engine.test_generation import at_each_step
 
 QUESTION = "What are the common symptoms of diabetes?"
 
@@ -128,11 +128,12 @@ def test_a_cards_own_question_gets_no_notice(chat: Chat, loaded: LoadedModel) ->
 def test_closing_a_turn_stops_the_model(make_generator: Callable[..., LocalGenerator], endless: LoadedModel, settings: Settings) -> None:
     generator = make_generator(endless)
     events = Chat(generator, settings.model_copy(update={"max_new_tokens": 250})).turn([user(QUESTION)], max_new_tokens=250, interval=0)
-    next(event for event in events if isinstance(event, Text))
-    running = generator._running
-    assert running is not None
-    events.close()
-    assert running.done.wait(1)
+    with held(generator, endless):
+        next(event for event in events if isinstance(event, Text))
+        running = generator._running
+        assert running is not None
+        events.close()
+        assert running.done.wait(PATIENCE)
     assert (running.finish_reason, generator.queue_length) == ("stopped", 0)
 
 
@@ -141,9 +142,10 @@ def test_stop_from_outside_finishes_the_turn_with_the_text_so_far(
 ) -> None:
     generator, stop = make_generator(endless), threading.Event()
     events = Chat(generator, settings.model_copy(update={"max_new_tokens": 250})).turn([user(QUESTION)], max_new_tokens=250, stop=stop)
-    text = next(event.text for event in events if isinstance(event, Text))
-    stop.set()
-    *_, last = events
+    with held(generator, endless):
+        text = next(event.text for event in events if isinstance(event, Text))
+        stop.set()
+        *_, last = events
     assert isinstance(last, Finished)
     assert last.text.startswith(text)
     assert (last.finish_reason, last.details["finish_reason"], last.error) == ("stopped", "stopped", None)
@@ -155,11 +157,12 @@ def test_who_waits_is_told_how_many_come_first(
     generator = make_generator(endless)
     chat = Chat(generator, settings.model_copy(update={"max_new_tokens": 250}))
     first = chat.turn([user(QUESTION)], max_new_tokens=250, interval=0)
-    next(event for event in first if isinstance(event, Text))
-    second = chat.turn([user(QUESTION)], max_new_tokens=4, interval=0.01)
-    event = next(second)
-    assert event == Waiting(1)
-    first.close()
+    with held(generator, endless):
+        next(event for event in first if isinstance(event, Text))
+        second = chat.turn([user(QUESTION)], max_new_tokens=4, interval=0.01)
+        event = next(second)
+        assert event == Waiting(1)
+        first.close()
     assert isinstance(list(second)[-1], Finished)
 
 
@@ -191,12 +194,14 @@ def test_a_question_that_cannot_be_answered_ends_the_turn_as_a_sentence(chat: Ch
 
 
 def test_a_loading_model_ends_the_turn_as_a_sentence(settings: Settings, loaded: LoadedModel) -> None:
-    generator = LocalGenerator(lambda name: time.sleep(0.5) or loaded, "any")
+    opened = threading.Event()
+    generator = LocalGenerator(lambda name: opened.wait() and loaded, "any")
     try:
         (end,) = Chat(generator, settings).turn([user(QUESTION)])
         assert isinstance(end, Finished) and "loading" in (end.error or "")
         assert_is_for_people(end.error or "")
     finally:
+        opened.set()
         generator.close()
 
 
@@ -293,8 +298,9 @@ def test_closing_a_comparison_stops_the_model(
 ) -> None:
     generator = make_generator(endless)
     events = Chat(generator, settings.model_copy(update={"max_new_tokens": 250})).compare([user(QUESTION)], (True, False), interval=0)
-    next(event for _, event in events if isinstance(event, Text))
-    running = generator._running
-    assert running is not None
-    events.close()
-    assert running.done.wait(1) and generator.queue_length == 0
+    with held(generator, endless):
+        next(event for _, event in events if isinstance(event, Text))
+        running = generator._running
+        assert running is not None
+        events.close()
+        assert running.done.wait(PATIENCE) and generator.queue_length == 0

@@ -16,9 +16,10 @@ from app.errors import DataError, InvalidQuestion, StorageError
 from app.settings import ROOT, Settings
 from finetune.data.feedback import prepare
 from finetune.data.sources import load_source
+from tests.answers import wait_until
 from tests.conftest import assert_is_for_people
 from tests.hub_server import HubServer
-from tests.web.test_server import wait_for
+from tests.servers import unmeasured
 
 DATASET = "somebody/ratings"
 OFTEN = 0.005  # minutes between two commits
@@ -163,10 +164,10 @@ def arrived(hub: HubServer, folder: Path) -> list[str]:
 def test_on_a_space_ratings_arrive_in_a_private_dataset(hub: HubServer, start_space: Callable[[], Store], tmp_path: Path) -> None:
     store = start_space()
     store.add(row(verdict="wrong", comment="one"))
-    assert wait_for(lambda: arrived(hub, tmp_path) == ["one"], 30)
+    wait_until(lambda: arrived(hub, tmp_path) == ["one"])
     assert hub.repos[DATASET].private
     store.add(row(verdict="wrong", comment="two"))
-    assert wait_for(lambda: arrived(hub, tmp_path) == ["one", "two"], 30)
+    wait_until(lambda: arrived(hub, tmp_path) == ["one", "two"])
     assert prepare(tmp_path / "downloaded", tmp_path / "out")["ratings"] == 2
 
 
@@ -177,23 +178,23 @@ def test_no_rating_is_lost_while_the_hub_is_down(
         down.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         store = start_space()
         store.add(row(verdict="wrong", comment="before the dataset could be opened"))
-    assert wait_for(lambda: len(arrived(hub, tmp_path)) == 1, 30)
+    wait_until(lambda: len(arrived(hub, tmp_path)) == 1)
     hub.faults.refuse = ("POST", 10**9)
     store.add(row(verdict="wrong", comment="between"))
     asked = len(hub.requests)
-    assert wait_for(lambda: len(hub.requests) > asked, 30), "it goes on trying"
+    wait_until(lambda: len(hub.requests) > asked)
     assert len(arrived(hub, tmp_path)) == 1
     hub.faults.refuse = None
     hub.faults.lose_commits = 1  # the commit is made, and its answer never arrives
     store.add(row(verdict="wrong", comment="then"))
-    assert wait_for(lambda: len(arrived(hub, tmp_path)) == 3, 30)
+    wait_until(lambda: len(arrived(hub, tmp_path)) == 3)
 
 
 def test_a_space_that_starts_anew_keeps_the_ratings_from_before(hub: HubServer, start_space: Callable[[], Store], tmp_path: Path) -> None:
     for number in range(2):
         store = start_space()
         store.add(row(verdict="wrong", comment=f"start {number}"))
-        assert wait_for(lambda number=number: len(arrived(hub, tmp_path)) == number + 1, 30)
+        wait_until(lambda number=number: len(arrived(hub, tmp_path)) == number + 1)
     assert arrived(hub, tmp_path) == ["start 0", "start 1"]
 
 
@@ -207,6 +208,6 @@ def test_what_was_rated_last_is_sent_when_the_app_ends(hub: HubServer, tmp_path:
         "store.add(Row(turn=turn, verdict='wrong', comment='last'))\n"
     )
     space = {"SPACE_ID": "somebody/chat", "FEEDBACK_REPO": DATASET, "FEEDBACK_FOLDER": str(tmp_path / "disk"), "HF_TOKEN": "hf_owner"}
-    environment = {**os.environ, **space, "HF_ENDPOINT": hub.url}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=ROOT, timeout=240)
+    environment = {**unmeasured(os.environ), **space, "HF_ENDPOINT": hub.url}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=ROOT)
     assert arrived(hub, tmp_path) == ["first", "last"]

@@ -4,17 +4,20 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import pytest
 
+from app.conversation import chat
 from app.conversation.limits import Budget, RateLimits
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
 from app.errors import BudgetSpent, ConfigError, RateLimited
 from app.settings import load_settings
-from tests.conftest import Steer, assert_is_for_people
+from tests.answers import PATIENCE, Steer
+from tests.conftest import assert_is_for_people
 from tests.page_client import PageClient
-from tests.web.test_server import HTTP, Served, ask, check_error, running
+from tests.servers import HTTP, Served, ask, check_error, running
 
 
 def test_each_client_has_its_own_limit_and_is_told_when_to_come_again() -> None:
@@ -186,10 +189,11 @@ def test_midnight_is_that_of_utc_wherever_clock_and_machine_stand(monkeypatch: p
 
 
 @pytest.fixture
-def limited(loaded: LoadedModel, hooked: Steer, request: pytest.FixtureRequest) -> Iterator[Served]:
+def limited(loaded: LoadedModel, hooked: Steer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     hooked.reset()
+    monkeypatch.setattr(chat, "Budget", partial(Budget, now=lambda: datetime(2026, 3, 1, 12, tzinfo=UTC)))  # no midnight in between
     generator = LocalGenerator(lambda name: loaded, loaded.name)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with running(load_settings(adapter=loaded.name, **request.param), generator) as url:
         yield Served(url, generator, hooked)
 

@@ -6,8 +6,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,60 +19,14 @@ import torch
 from transformers import AutoTokenizer
 
 from app.adapter.contract import prompt_ids
-from app.engine.answer import Answer, GenerationRequest, Streamer, fit
+from app.engine.answer import GenerationRequest, Streamer, fit
 from app.engine.decoder import Decoder
 from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel, load
 from app.errors import Busy, GenerationFailed, NotReady, QuestionTooLong, UserError
+from tests.answers import PATIENCE, QUESTIONS, ask, at_each_step, text_of, under_way, wait_until
 from tests.bases import tinyllama
-from tests.conftest import QUICK_AND_LONG, assert_is_for_people, hooked_decoder
-
-QUESTIONS = [
-    "What are the common symptoms of diabetes?",
-    "Which nerve is injured in a fracture of the surgical neck of the humerus?",
-    "How is septic shock defined?",
-    "Why do ACE inhibitors cause a cough?",
-    "What is the first-line treatment of croup?",
-    "How is acromegaly diagnosed?",
-]
-
-
-def ask(question: str = QUESTIONS[0], **options: Any) -> GenerationRequest:
-    options.setdefault("max_new_tokens", 24)
-    return GenerationRequest(messages=[{"role": "user", "content": question}], **options)
-
-
-def text_of(answer: Answer) -> str:
-    for _ in answer:
-        pass
-    return answer.text
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "the condition did not come true"
-        time.sleep(0.002)
-
-
-@contextmanager
-def at_each_step(loaded: LoadedModel, action: Callable[[int], None]) -> Iterator[None]:
-    """Calls `action` with the number of the step, counted from 1, at each pass through the model."""
-    steps = iter(range(1, 1_000_000))
-
-    def hook(ids: torch.Tensor, start: int, logits: torch.Tensor) -> torch.Tensor:
-        action(next(steps))
-        return logits
-
-    with hooked_decoder(loaded, hook):
-        yield
-
-
-def long_ago(generator: LocalGenerator, **options: Any) -> Answer:
-    """An answer that is being written and goes on for long."""
-    answer = generator.submit(ask(max_new_tokens=200, **options))
-    wait_for(lambda: answer.completion_tokens > 0)
-    return answer
+from tests.conftest import QUICK_AND_LONG, assert_is_for_people
 
 
 def test_an_answer_arrives_in_pieces_that_make_up_its_text(generator: LocalGenerator, loaded: LoadedModel) -> None:
@@ -92,10 +45,9 @@ def test_an_answer_arrives_in_pieces_that_make_up_its_text(generator: LocalGener
 
 
 def test_the_first_piece_comes_long_before_the_last(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
-    answer = make_generator(endless).submit(ask(max_new_tokens=100))
-    next(iter(answer))
-    assert answer.completion_tokens < 30
-    assert not answer.done.is_set()
+    with under_way(make_generator(endless), endless) as answer:
+        assert next(iter(answer))
+        assert not answer.done.is_set()
 
 
 def test_the_end_of_sequence_ends_an_answer(make_generator: Callable[..., LocalGenerator], loaded: LoadedModel) -> None:
@@ -134,7 +86,7 @@ def test_many_answers_at_once_equal_the_answers_one_by_one(generator: LocalGener
     for thread in readers:
         thread.start()
     for thread in readers:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert [found[number] for number in range(32)] == [alone[index] for index in wanted]
 
 
@@ -156,7 +108,7 @@ def test_two_conversations_at_once_never_mix(generator: LocalGenerator) -> None:
     for thread in people:
         thread.start()
     for thread in people:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert together == alone
 
 
@@ -178,24 +130,23 @@ def test_a_drawn_seed_is_told_and_repeats_the_answer(generator: LocalGenerator) 
 
 
 def test_stop_ends_an_answer_within_one_token(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
-    answer = long_ago(make_generator(endless))
-    written = answer.completion_tokens
-    answer.stop()
-    assert answer.done.wait(2)
-    assert answer.completion_tokens <= written + 2  # the step under way when stop was called, and the one that sees it
-    text_of(answer)
-    assert answer.finish_reason == "stopped"
+    with under_way(make_generator(endless), endless, token=6) as answer:
+        answer.stop()
+        assert answer.done.wait(PATIENCE)
+        assert answer.completion_tokens == 6  # the one under way when stop was called
+        text_of(answer)
+        assert answer.finish_reason == "stopped"
 
 
 def test_stop_keeps_the_text_and_touches_nobody_else(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
     generator = make_generator(endless)
     alone = text_of(generator.submit(ask(QUESTIONS[1])))
-    stopped = long_ago(generator)
-    next(piece for piece in stopped if piece.strip())
-    waiting = [generator.submit(ask(QUESTIONS[1])) for _ in range(3)]
-    waiting[1].stop()
-    stopped.stop()
-    assert [text_of(waiting[0]), text_of(waiting[2])] == [alone, alone]
+    with under_way(generator, endless) as stopped:
+        next(piece for piece in stopped if piece.strip())
+        waiting = [generator.submit(ask(QUESTIONS[1])) for _ in range(3)]
+        waiting[1].stop()
+        stopped.stop()
+        assert [text_of(waiting[0]), text_of(waiting[2])] == [alone, alone]
     assert text_of(stopped)
     assert text_of(waiting[1]) == "" and waiting[1].finish_reason == "stopped" and waiting[1].completion_tokens == 0
 
@@ -204,43 +155,39 @@ def test_a_stopped_answer_that_waits_leaves_its_place_to_another(
     make_generator: Callable[..., LocalGenerator], endless: LoadedModel
 ) -> None:
     generator = make_generator(endless, max_queue=1)
-    running = long_ago(generator)
-    generator.submit(ask()).stop()
-    last = generator.submit(ask())
-    assert last.position == 1
-    running.stop()
+    with under_way(generator, endless):
+        generator.submit(ask()).stop()
+        last = generator.submit(ask())
+        assert last.position == 1
     assert text_of(last)
 
 
 def test_a_deadline_ends_an_answer_and_keeps_its_text(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
-    answer = make_generator(endless).submit(ask(max_new_tokens=250, deadline=0.3))
-    started = time.monotonic()
-    assert text_of(answer)
-    assert time.monotonic() - started < 1.5
+    generator = make_generator(endless)
+    with at_each_step(endless, lambda step: time.sleep(0.2 if step == 4 else 0)):  # the deadline passes while the fourth is made, or before
+        answer = generator.submit(ask(max_new_tokens=250, deadline=0.1))
+        assert text_of(answer)
     assert answer.finish_reason == "deadline"
-    assert answer.completion_tokens < 250
+    assert answer.completion_tokens <= 4
 
 
 def test_a_full_queue_says_when_to_come_back(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
     generator = make_generator(endless, max_queue=2)
-    running = long_ago(generator)
-    waiting = [generator.submit(ask()) for _ in range(2)]
-    assert [answer.position for answer in waiting] == [1, 2]
-    with pytest.raises(Busy) as caught:
-        generator.submit(ask())
+    with under_way(generator, endless):
+        waiting = [generator.submit(ask()) for _ in range(2)]
+        assert [answer.position for answer in waiting] == [1, 2]
+        with pytest.raises(Busy) as caught:
+            generator.submit(ask())
     assert caught.value.retry_after > 0
     assert_is_for_people(caught.value)
-    running.stop()
     assert all(text_of(answer) for answer in waiting)
 
 
 def test_an_answer_does_not_wait_for_ever(make_generator: Callable[..., LocalGenerator], endless: LoadedModel) -> None:
     generator = make_generator(endless, max_wait=0.2)
-    running = long_ago(generator)
-    with pytest.raises(Busy, match="too many people") as caught:
+    with under_way(generator, endless), pytest.raises(Busy, match="too many people") as caught:
         text_of(generator.submit(ask()))
     assert_is_for_people(caught.value)
-    running.stop()
 
 
 @pytest.mark.parametrize(
@@ -261,18 +208,16 @@ def test_an_exception_inside_generate_reaches_the_reader_and_the_next_answer_wor
 ) -> None:
     generator = make_generator(endless)
     alone = text_of(generator.submit(ask()))
-    raised_at: list[float] = []
 
     def fail(step: int) -> None:
         if step == 8:
-            raised_at.append(time.monotonic())
             raise error
 
     with caplog.at_level(logging.DEBUG), at_each_step(endless, fail):
         answer = generator.submit(ask(use_adapter=use_adapter))
         with pytest.raises(GenerationFailed, match=message) as caught:
             text_of(answer)
-    assert answer.finished_at is not None and answer.finished_at - raised_at[0] < 1
+    assert answer.completion_tokens == 7, "it ends where it failed"
     assert_is_for_people(caught.value)
     assert answer.text, "what was made before the error stays"
     assert "secret" not in caplog.text and "diabetes" not in caplog.text
@@ -318,7 +263,7 @@ def test_a_listener_hears_of_every_piece_and_of_the_end(generator: LocalGenerato
     heard, text = threading.Event(), ""
     answer.listen(heard.set)
     while True:
-        assert heard.wait(5), "nobody told the listener"
+        assert heard.wait(PATIENCE), "nobody told the listener"
         heard.clear()
         while piece := answer.poll():
             text += piece
@@ -331,7 +276,7 @@ def test_nothing_is_answered_while_the_model_loads(loaded: LoadedModel) -> None:
     opened = threading.Event()
 
     def slowly(name: str) -> LoadedModel:
-        opened.wait(10)
+        opened.wait()
         return loaded
 
     generator = LocalGenerator(slowly, "any")
@@ -341,7 +286,7 @@ def test_nothing_is_answered_while_the_model_loads(loaded: LoadedModel) -> None:
             generator.submit(ask())
         assert_is_for_people(caught.value)
         opened.set()
-        generator.wait_until_ready(10)
+        generator.wait_until_ready(PATIENCE)
         assert generator.loaded is loaded
         assert text_of(generator.submit(ask(max_new_tokens=2)))
     finally:
@@ -359,7 +304,7 @@ def test_a_model_that_cannot_be_opened_is_told_in_words(error: Exception, messag
     generator = LocalGenerator(fail, "any")
     try:
         with pytest.raises(NotReady, match=message) as caught:
-            generator.wait_until_ready(5)
+            generator.wait_until_ready(PATIENCE)
         assert generator.status == "failed"
         assert "secret" not in str(caught.value)
         with pytest.raises(NotReady, match=message):
@@ -376,7 +321,7 @@ def test_another_adapter_that_cannot_be_opened_disturbs_nobody(loaded: LoadedMod
 
     generator = LocalGenerator(load, "default")
     try:
-        generator.wait_until_ready(5)
+        generator.wait_until_ready(PATIENCE)
         with pytest.raises(UserError, match="no such adapter"):
             text_of(generator.submit(ask(adapter="other")))
         assert text_of(generator.submit(ask(max_new_tokens=2)))
@@ -394,7 +339,7 @@ def test_of_many_adapters_the_default_and_the_latest_stay_open(loaded: LoadedMod
 
     generator = LocalGenerator(load, "default", max_models=2)
     try:
-        generator.wait_until_ready(5)
+        generator.wait_until_ready(PATIENCE)
         for name in ("one", "one", "two", None, "one"):
             answer = generator.submit(ask(adapter=name, max_new_tokens=1))
             text_of(answer)
@@ -406,13 +351,13 @@ def test_of_many_adapters_the_default_and_the_latest_stay_open(loaded: LoadedMod
 
 def test_closing_ends_every_answer_at_once(loaded: LoadedModel, endless: LoadedModel) -> None:
     generator = LocalGenerator(lambda name: endless, "any")
-    generator.wait_until_ready(10)
-    answers = [long_ago(generator), *(generator.submit(ask(max_new_tokens=200)) for _ in range(3))]
-    started = time.monotonic()
-    generator.close()
+    generator.wait_until_ready(PATIENCE)
+    with under_way(generator, endless, token=6) as running:
+        answers = [running, *(generator.submit(ask(max_new_tokens=200)) for _ in range(3))]
+        generator.close()
     for answer in answers:
         text_of(answer)
-    assert max(answer.finished_at or 0.0 for answer in answers) - started < 2
+    assert [answer.completion_tokens for answer in answers] == [6, 0, 0, 0]
     assert {answer.finish_reason for answer in answers} == {"stopped"}
     with pytest.raises(NotReady, match="shutting down"):
         generator.submit(ask())
@@ -483,13 +428,12 @@ def test_stopping_again_and_again_always_frees_the_model_for_the_next(
     generator = make_generator(endless)
     alone = text_of(generator.submit(ask(QUESTIONS[1], max_new_tokens=3)))
     for number in range(100 if long else 8):
-        stopped = long_ago(generator, use_adapter=number % 2 == 0)
-        written = stopped.completion_tokens
-        stopped.stop()
-        after = generator.submit(ask(QUESTIONS[1], max_new_tokens=3))
-        assert text_of(after) == alone
+        with under_way(generator, endless, token=4, use_adapter=number % 2 == 0) as stopped:
+            stopped.stop()
+            after = generator.submit(ask(QUESTIONS[1], max_new_tokens=3))
+            assert text_of(after) == alone
         assert stopped.done.is_set() and stopped.finish_reason == "stopped"
-        assert stopped.completion_tokens <= written + 2
+        assert stopped.completion_tokens == 4
 
 
 # The decoder, which makes the tokens here, and the library's loop behind it.
@@ -543,7 +487,7 @@ def test_a_second_adapter_of_the_same_base_shares_its_weights_and_leaves_with_it
     decoders: WeakValueDictionary[Any, Decoder] = WeakValueDictionary()
     generator = LocalGenerator(partial(load, decoders=decoders), adapter, max_models=2)
     try:
-        generator.wait_until_ready(60)
+        generator.wait_until_ready(PATIENCE)
         first = generator.loaded
         alone = text_of(generator.submit(ask()))
         second = generator.submit(ask(adapter=str(adapter_copy)))
@@ -557,7 +501,7 @@ def test_a_second_adapter_of_the_same_base_shares_its_weights_and_leaves_with_it
         del first, second
     finally:
         generator.close()
-    wait_for(lambda: gc.collect() is not None and gone() is None)
+    wait_until(lambda: gc.collect() is not None and gone() is None)
     assert not decoders
 
 
@@ -567,7 +511,7 @@ def test_when_the_card_is_lost_everyone_is_told(make_generator: Callable[..., Lo
     asked = threading.Event()
 
     def fail(step: int) -> None:
-        asked.wait(10)
+        asked.wait()
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     with at_each_step(endless, fail), mock.patch("app.engine.generation._free_memory", side_effect=RuntimeError("CUDA error")):

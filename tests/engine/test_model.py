@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[Tamper, type[UserError], str]] = {
     "weights cut off": (cut("adapter_model.safetensors"), AdapterError, "damaged"),
     "weights missing": (remove("adapter_model.safetensors"), AdapterError, "weights are missing"),
     "template changed": (
-        lambda folder: (folder / "chat_template.jinja").open("a").write("{{- ' ' -}}"),
+        lambda folder: (folder / "chat_template.jinja").write_text((folder / "chat_template.jinja").read_text() + "{{- ' ' -}}"),
         ContractViolation,
         "chat_template.jinja differs from training",
     ),
@@ -142,6 +142,7 @@ REFUSED: dict[str, tuple[Tamper, type[UserError], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Unexpected keyword arguments:UserWarning")  # PEFT, to whom LoRA's words are strange in another kind
 @pytest.mark.parametrize("tampering", REFUSED)
 def test_an_adapter_that_is_not_what_was_trained_is_refused(adapter_copy: Path, tampering: str) -> None:
     tamper, kind, text = REFUSED[tampering]

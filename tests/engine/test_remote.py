@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import pytest
@@ -22,8 +20,9 @@ from app.engine.model import LoadedModel
 from app.engine.remote import RemoteGenerator
 from app.errors import AdapterError, Busy, GenerationFailed, NotReady
 from app.settings import ROOT, load_settings
+from tests.answers import PATIENCE, QUESTIONS, ask, text_of, wait_until
 from tests.conftest import assert_is_for_people
-from tests.engine.test_generation import QUESTIONS, ask, text_of, wait_for
+from tests.servers import free_port, launch
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,7 +42,7 @@ def served_folder(loaded: LoadedModel, folder: Path, template: str | None = None
             "chat_template.jinja",
         ):
             shutil.copy(path, folder / path.name)
-    eos = loaded.contract.eos_token_ids
+    eos = loaded.tokenizer.convert_tokens_to_ids("<|start_header_id|>")  # which no answer has: only a limit or a reader ends one
     settings = {"eos_token_id": eos, "pad_token_id": loaded.tokenizer.pad_token_id, "bos_token_id": loaded.tokenizer.bos_token_id}
     (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     if template:
@@ -53,31 +52,24 @@ def served_folder(loaded: LoadedModel, folder: Path, template: str | None = None
 
 @pytest.fixture(scope="module")
 def serve(loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[str, str]]]:
-    """Starts `transformers serve` on a folder; gives its address and its name for the model."""
-    processes = []
+    """One `transformers serve`, which opens the folders that it is asked for; gives its address and its name for the model."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("transformers"), "serve", "--device", "cpu", "--port", str(port), "--dtype", "float32"]
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
+    process = launch(command, port, env=os.environ | quiet)
 
-    def start(template: str | None = None) -> tuple[str, str]:
-        folder = served_folder(loaded, tmp_path_factory.mktemp("served"), template)
-        with create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--device", "cpu", "--port", str(port)]
-        quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
-        log = folder.parent / f"{folder.name}.log"
-        with log.open("wb") as output:
-            processes.append(subprocess.Popen([*command, "--dtype", "float32"], env={**os.environ, **quiet}, stdout=output, stderr=output))
-        return f"http://127.0.0.1:{port}/v1", str(folder)
+    def folder(template: str | None = None) -> tuple[str, str]:
+        return f"{process.url}/v1", str(served_folder(loaded, tmp_path_factory.mktemp("served"), template))
 
-    yield start
-    for process in processes:
-        process.terminate()
-        process.wait(20)
+    yield folder
+    process.kill()
 
 
 @pytest.fixture(scope="module")
 def remote(serve: Callable[..., tuple[str, str]], loaded: LoadedModel) -> Iterator[RemoteGenerator]:
     url, name = serve()
     generator = RemoteGenerator(loaded.name, url, model=name)
-    generator.wait_until_ready(300)
+    generator.wait_until_ready(PATIENCE)
     yield generator
     generator.close()
 
@@ -102,10 +94,10 @@ def test_stop_ends_an_answer_of_the_server_and_keeps_its_text(remote: RemoteGene
     answer = remote.submit(ask(max_new_tokens=900, repetition_penalty=1.0))
     next(iter(answer))
     answer.stop()
-    assert answer.done.wait(3)
+    assert answer.done.wait(PATIENCE)
     text_of(answer)
     assert answer.finish_reason == "stopped" and answer.text
-    wait_for(lambda: remote.queue_length == 0)
+    wait_until(lambda: remote.queue_length == 0)
 
 
 def test_a_deadline_ends_an_answer_of_the_server(remote: RemoteGenerator) -> None:
@@ -126,7 +118,7 @@ def test_a_server_with_another_template_is_refused(serve: Callable[..., tuple[st
     generator = RemoteGenerator(loaded.name, url, model=name)
     try:
         with pytest.raises(NotReady, match="chat template") as caught:
-            generator.wait_until_ready(300)
+            generator.wait_until_ready(PATIENCE)
         assert generator.status == "failed"
         assert_is_for_people(caught.value)
         with pytest.raises(NotReady):
@@ -211,7 +203,7 @@ def test_names_are_looked_up_and_the_adapter_switched_by_name(ill: Callable[...,
         stream(handler, "Two", " words")
 
     generator = ill(respond)
-    generator.wait_until_ready(20)
+    generator.wait_until_ready(PATIENCE)
     assert [text_of(generator.submit(ask(use_adapter=on, seed=5))) for on in (True, False)] == ["Two words"] * 2
     assert [body["model"] for body in asked] == ["adapter", "demo-base"]
     assert asked[0]["seed"] == 5 and asked[0]["max_tokens"] == 24
@@ -219,7 +211,7 @@ def test_names_are_looked_up_and_the_adapter_switched_by_name(ill: Callable[...,
 
 def test_other_token_ids_are_refused_where_the_server_tells_them(ill: Callable[..., RemoteGenerator]) -> None:
     with pytest.raises(NotReady, match=r"other ones from place [0-9]+ on"):
-        ill(lambda handler: None, tokenize=False).wait_until_ready(20)
+        ill(lambda handler: None, tokenize=False).wait_until_ready(PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +230,7 @@ def test_a_failure_of_the_server_reaches_the_reader_in_words(
     ill: Callable[..., RemoteGenerator], respond: Callable[..., None], kind: type[Exception], message: str
 ) -> None:
     generator = ill(respond)
-    generator.wait_until_ready(20)
+    generator.wait_until_ready(PATIENCE)
     answer = generator.submit(ask())
     with pytest.raises(kind, match=message) as caught:
         text_of(answer)
@@ -265,42 +257,42 @@ def test_many_answers_at_once_keep_apart_and_the_server_is_told_when_readers_go(
             stream(handler, *f"You asked: {question}".split(" "))
 
     generator = ill(respond)
-    generator.wait_until_ready(20)
+    generator.wait_until_ready(PATIENCE)
     answers = [generator.submit(ask(f"number{n}")) for n in range(32)]
     assert [text_of(answer) for answer in answers] == [f"Youasked:number{n}" for n in range(32)]
     answer = generator.submit(ask("endless"))
     next(iter(answer))
     answer.stop()
-    assert gone.wait(5), "the server went on writing"
+    assert gone.wait(PATIENCE), "the server went on writing"
 
 
 def test_a_full_house_is_refused_and_closing_ends_every_answer(ill: Callable[..., RemoteGenerator]) -> None:
     release = threading.Event()
 
     def respond(handler: Any) -> None:
-        release.wait(20)
+        release.wait()
 
     generator = ill(respond, max_queue=1)
-    generator.wait_until_ready(20)
-    answers = [generator.submit(GenerationRequest([{"role": "user", "content": "x"}])) for _ in range(2)]
-    with pytest.raises(Busy, match="full") as caught:
-        generator.submit(ask())
-    assert_is_for_people(caught.value)
-    generator.close()
-    for answer in answers:
-        text_of(answer)
-    assert {answer.finish_reason for answer in answers} == {"stopped"}
-    release.set()
+    generator.wait_until_ready(PATIENCE)
+    try:
+        answers = [generator.submit(GenerationRequest([{"role": "user", "content": "x"}])) for _ in range(2)]
+        with pytest.raises(Busy, match="full") as caught:
+            generator.submit(ask())
+        assert_is_for_people(caught.value)
+        generator.close()
+        for answer in answers:
+            text_of(answer)
+        assert {answer.finish_reason for answer in answers} == {"stopped"}
+    finally:
+        release.set()
     with pytest.raises(NotReady, match="shutting down"):
         generator.submit(ask())
 
 
 def test_a_server_that_is_not_there_is_waited_for_in_words() -> None:
-    with create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    generator = RemoteGenerator("assets/demo/adapter", f"http://127.0.0.1:{port}/v1")
+    generator = RemoteGenerator("assets/demo/adapter", "http://127.0.0.1:9/v1")  # a port that is closed
     try:
-        wait_for(lambda: "does not answer" in generator.message, 60)
+        wait_until(lambda: "does not answer" in generator.message)
         assert generator.status == "loading"
         with pytest.raises(NotReady, match="127.0.0.1"):
             generator.submit(ask())

@@ -3,7 +3,6 @@
 import inspect
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from app.engine.answer import GenerationRequest
 from app.engine.model import LoadedModel, load
 from app.engine.zero import End, ZeroGenerator, duration, spaces
 from app.errors import AdapterError, AdapterNotFound, Busy, NotReady
+from tests.answers import wait_until
 
 QUESTION = [{"role": "user", "content": "What is asthma?"}]
 
@@ -75,10 +75,7 @@ def test_stop_ends_the_worker_and_the_next_answer_comes(generator: ZeroGenerator
     answer.stop()
     list(answer)
     assert answer.finish_reason == "stopped"
-    end = time.monotonic() + 5
-    while generator._worker.queue_length and time.monotonic() < end:
-        time.sleep(0.01)
-    assert generator._worker.queue_length == 0
+    wait_until(lambda: generator._worker.queue_length == 0)
     assert "".join(generator.submit(GenerationRequest(QUESTION, max_new_tokens=4)))
 
 
@@ -101,7 +98,7 @@ def test_a_full_queue_another_adapter_and_a_server_that_ends_are_refused(own: Lo
 
     def holding(**_: Any) -> Callable[..., Any]:
         def call(request: GenerationRequest) -> Iterator[End]:
-            hold.wait(20)
+            hold.wait()
             yield End("stop", 1, 1, None)
 
         return lambda task: call

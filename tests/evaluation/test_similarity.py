@@ -17,7 +17,7 @@ PAIRS = [("chest pain", "chest pain"), ("chest pain", "give aspirin"), ("", "che
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of random weights, saved as a sentence-transformers model."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("judge")

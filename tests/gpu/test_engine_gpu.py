@@ -11,7 +11,7 @@ import torch
 from app.engine.decoder import Decoder
 from app.engine.generation import LocalGenerator
 from app.engine.model import AGREEMENT, LoadedModel, load
-from tests.engine.test_generation import QUESTIONS, ask, text_of
+from tests.answers import QUESTIONS, ask, text_of
 
 pytestmark = pytest.mark.gpu
 

@@ -148,11 +148,11 @@ def test_one_card_is_enough() -> None:
 def test_the_demos_cards_find_themselves(loaded: LoadedModel) -> None:
     evidence = Evidence(loaded.cards)
     assert len(evidence) >= 600
-    started = time.perf_counter()
+    started = time.thread_time()  # of this thread alone, however busy the machine is
     found = [evidence.nearest(card["question"], 1)[0].id == str(card["id"]) for card in loaded.cards]
     assert sum(found) / len(found) > 0.95
     assert not any(evidence.is_far(card["question"]) for card in loaded.cards)
-    assert (time.perf_counter() - started) / len(found) < 0.05
+    assert (time.thread_time() - started) / len(found) < 0.05
 
 
 def near_card(answer: str) -> NearCard:

@@ -26,9 +26,10 @@ from app.errors import ConfigError
 from app.settings import ROOT, Settings, load_settings
 from app.web.login import CALLBACK, LOGIN, LOGOUT, public_address
 from app.web.server import create_app
-from tests.conftest import Steer, assert_is_for_people
+from tests.answers import PATIENCE, Steer
+from tests.conftest import assert_is_for_people
 from tests.page_client import PageClient
-from tests.web.test_server import SECURITY, ask
+from tests.servers import SECURITY, ask
 
 HTML = {"Accept": "text/html"}
 
@@ -110,7 +111,7 @@ def url(loaded: LoadedModel, hooked: Steer, provider: Provider) -> Iterator[str]
         openid_provider_url=provider.url,
     )
     generator = LocalGenerator(lambda name: loaded, loaded.name)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with serving(create_app(settings, generator), listener) as address:
         yield address
 
@@ -118,7 +119,7 @@ def url(loaded: LoadedModel, hooked: Steer, provider: Provider) -> Iterator[str]
 @pytest.fixture
 def person(url: str, provider: Provider) -> Iterator[httpx.Client]:
     provider.person["orgs"], provider.denies = [{"preferred_username": "ward-7"}], False
-    with httpx.Client(base_url=url, timeout=30, verify=False, follow_redirects=True) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE, verify=False, follow_redirects=True) as client:
         yield client
 
 

@@ -1,15 +1,12 @@
-"""What the owner sees: metrics, request ids, log lines, and how the server ends. Never a word of a chat."""
+"""What the owner sees: metrics, request ids and log lines. Never a word of a chat."""
 
 import io
 import json
 import logging
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.datastructures import Headers
@@ -21,16 +18,16 @@ from app.errors import GenerationFailed
 from app.logs import EACH, JsonLines
 from app.settings import load_settings
 from app.web.trace import client_address
-from tests.conftest import SECRET, Steer
+from tests.answers import PATIENCE, SECRET, Steer, wait_until
 from tests.page_client import PageClient
-from tests.web.test_server import HTTP, Process, Served, ask, ready, running, start, wait_for
+from tests.servers import HTTP, Served, ask, running
 
 
 @pytest.fixture(scope="module")
 def shared(loaded: LoadedModel, hooked: Steer) -> Iterator[Served]:
     settings = load_settings(adapter=loaded.name, max_queue=1)
     generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=1)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with running(settings, generator) as url:
         yield Served(url, generator, hooked)
 
@@ -39,8 +36,7 @@ def shared(loaded: LoadedModel, hooked: Steer) -> Iterator[Served]:
 def served(shared: Served) -> Iterator[Served]:
     shared.steer.reset()
     yield shared
-    shared.steer.reset()
-    assert wait_for(lambda: shared.generator.queue_length == 0)
+    shared.rested()
 
 
 @pytest.fixture
@@ -108,14 +104,15 @@ def test_metrics_count_errors_by_kind(served: Served) -> None:
     served.steer.fail_at = 2
     served.post(ask())
     served.steer.reset()
-    served.steer.delay = 0.1
+    served.steer.hold.at(1)
     with ThreadPoolExecutor(2) as pool:
         others = []
         for position in (1, 2):
             others.append(pool.submit(served.post, ask()))
-            assert wait_for(lambda position=position: served.generator.queue_length == position)
+            wait_until(lambda position=position: served.generator.queue_length == position)
         assert read(served.url)["app_queue_length"] == 2
         assert served.post(ask()).status_code == 429
+        served.steer.hold.release()
         assert [other.result().status_code for other in others] == [200, 200]
     after = read(served.url)
     for kind in ("InvalidQuestion", "QuestionTooLong", "ValidationError", "GenerationFailed", "Busy"):
@@ -132,7 +129,7 @@ def test_each_response_has_a_request_id_and_the_log_the_same_one(served: Served,
     assert re.fullmatch(r"[0-9a-f]{32}", fresh)
     words = HTTP.get(served.url + "/healthz", headers={"X-Request-ID": SECRET}).headers["x-request-id"]
     assert words != SECRET
-    assert wait_for(lambda: any(record["request_id"] == fresh for record in records(lines, "request")))
+    wait_until(lambda: any(record["request_id"] == fresh for record in records(lines, "request")))
     (answer,) = records(lines, "answer")
     assert answer["request_id"] == fresh
     assert (answer["model"], answer["end"], answer["completion_tokens"]) == ("adapter", "stop", 12)
@@ -209,56 +206,3 @@ def test_the_owner_gets_a_line_when_something_happened_and_none_else(generator: 
 def test_a_clients_address_is_believed_as_far_as_our_own_proxies_saw_it(hops: int, forwarded: list[str], expected: str) -> None:
     headers = Headers(raw=[(b"x-forwarded-for", value.encode()) for value in forwarded])
     assert client_address(headers, "peer", hops) == expected
-
-
-@pytest.mark.parametrize("kind", ["serve", pytest.param("uvicorn", marks=pytest.mark.slow), pytest.param("space", marks=pytest.mark.slow)])
-def test_sigterm_lets_the_running_answer_end_and_takes_no_new_question(adapter: str, kind: str) -> None:
-    commands = {
-        "serve": (["-m", "app", "--adapter", adapter], {}),
-        "uvicorn": (["-m", "uvicorn", "app:app"], {"ADAPTER": adapter}),
-        "space": (["app/__main__.py", "--adapter", adapter, "--host", "127.0.0.1"], {"SPACE_ID": "a/b"}),
-    }
-    command, environment = commands[kind]
-    process = start(command, LOG_FORMAT="json", **environment)
-    try:
-        wait_for(lambda: ready(process.url) or process.popen.poll() is not None, 120)
-        assert process.popen.poll() is None, process.popen.communicate()[0]
-        _terminate_while_answering(process)
-        output = process.popen.communicate(timeout=30)[0]
-    finally:
-        process.popen.kill()
-        process.popen.communicate()
-    ours = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    (answer,) = [record for record in ours if record["message"] == "answer"]
-    assert answer["end"] in ("stop", "length")
-    assert "Traceback" not in output
-    if kind == "serve":
-        assert process.popen.returncode == 0
-
-
-def _terminate_while_answering(process: Process) -> None:
-    """A long answer is running; SIGTERM comes; a new question is refused; the answer ends as it would have."""
-    body, begun, events = (
-        ask("Tell me about the heart.", stream=True, max_tokens=120) | {"model": "base", "temperature": 2.0},
-        threading.Event(),
-        [],
-    )
-
-    def listen() -> None:
-        with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=body, timeout=60) as response:
-            for line in response.iter_lines():
-                events.append(line)
-                if len(events) > 8:
-                    begun.set()
-
-    reader = threading.Thread(target=listen)
-    reader.start()
-    assert begun.wait(30)
-    process.popen.send_signal(signal.SIGTERM)
-    assert wait_for(lambda: HTTP.get(f"{process.url}/readyz").json()["status"] == "ending", 10)
-    refused = Served(process.url, None).post(ask())
-    assert refused.status_code == 503
-    assert "shutting down" in refused.json()["error"]["message"]
-    assert int(refused.headers["retry-after"]) > 0
-    reader.join(60)
-    assert "data: [DONE]" in events

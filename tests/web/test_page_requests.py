@@ -11,15 +11,15 @@ from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
 from app.settings import load_settings
 from app.web.page_requests import REFUSAL
-from tests.conftest import Steer
+from tests.answers import PATIENCE, Steer, wait_until
 from tests.page_client import PageClient
-from tests.web.test_server import HTTP, Served, running, wait_for
+from tests.servers import HTTP, Served, running
 
 
 @pytest.fixture(scope="module")
 def served(loaded: LoadedModel, hooked: Steer) -> Iterator[Served]:
     generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=1)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with running(load_settings(adapter=loaded.name, max_queue=1), generator) as url:
         yield Served(url, generator, hooked)
 
@@ -98,15 +98,15 @@ def test_an_empty_box_and_no_choice_are_no_failure(served: Served) -> None:
 
 def test_who_finds_the_queue_full_is_told_so_and_waits_nowhere_else(served: Served) -> None:
     served.steer.reset()
-    served.steer.delay = 0.2
+    served.steer.hold.at(1)
     told: list[str] = []
     others = [threading.Thread(target=lambda: told.append(PageClient(served.url).ask("What is asthma?"))) for _ in range(5)]
     try:
         for other in others:
             other.start()
-        assert wait_for(lambda: sum("The queue is full" in one for one in told) == 3, 20)
+        wait_until(lambda: sum("The queue is full" in one for one in told) == 3)
     finally:
-        served.steer.delay = 0.0
+        served.steer.hold.release()
         for other in others:
-            other.join(30)
+            other.join(PATIENCE)
     assert sum("Waiting: 1" in one for one in told) == 1

@@ -1,6 +1,6 @@
 """Behind nginx, as docs/deploying.md shows it: below a path, with TLS, nothing held back, and clients told apart by what nginx saw.
 
-The certificate is made for the run; nginx and the app are real processes.
+The certificate is made for the run, and nginx is a real process.
 """
 
 import json
@@ -13,9 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.settings import ROOT
+from app.engine.generation import LocalGenerator
+from app.engine.model import LoadedModel
+from app.settings import ROOT, load_settings
+from tests.answers import PATIENCE, Steer, wait_until
 from tests.page_client import PageClient
-from tests.web.test_server import HTTP, SECURITY, ask, free_port, ready, start, wait_for
+from tests.servers import HTTP, SECURITY, Served, ask, free_port, ready, running
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 BELOW = "/qa"
@@ -57,22 +60,31 @@ def proxy(folder: Path, port: int, app: str) -> "subprocess.Popen[bytes]":
 
 
 @pytest.fixture(scope="module")
-def site(adapter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app's address at nginx."""
+def behind(loaded: LoadedModel, hooked: Steer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app, at its address at nginx."""
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     url = f"https://127.0.0.1:{port}{BELOW}"
-    app = start(["-m", "app", "--adapter", adapter], PUBLIC_URL=url, TRUSTED_HOPS="1", CLIENT_LIMIT=f"{ASKED}/hour")
-    nginx = proxy(folder, port, app.url)
-    try:
-        wait_for(lambda: ready(url) or app.popen.poll() is not None or nginx.poll() is not None, 200)
-        assert app.popen.poll() is None, app.popen.communicate()[0]
-        assert nginx.poll() is None, (folder / "error.log").read_text()
-        yield url
-    finally:
-        nginx.terminate()
-        nginx.wait(10)
-        app.popen.kill()
-        app.popen.communicate()
+    settings = load_settings(adapter=loaded.name, public_url=url, trusted_hops=1, client_limit=f"{ASKED}/hour")
+    generator = LocalGenerator(lambda name: loaded, loaded.name)
+    generator.wait_until_ready(PATIENCE)
+    with running(settings, generator) as app:
+        nginx = proxy(folder, port, app)
+        try:
+            wait_until(lambda: ready(url) or nginx.poll() is not None)
+            assert nginx.poll() is None, (folder / "error.log").read_text()
+            yield Served(url, generator, hooked)
+        finally:
+            hooked.reset()
+            nginx.terminate()
+            nginx.wait(PATIENCE)
+
+
+@pytest.fixture
+def site(behind: Served) -> Iterator[str]:
+    """That address; no answer is left over from another test."""
+    behind.rested()
+    yield behind.url
+    behind.rested()
 
 
 pytestmark = pytest.mark.nginx
@@ -100,37 +112,28 @@ def test_the_page_and_all_that_it_loads_lie_below_the_path(site: str) -> None:
         assert HTTP.get(address).status_code == 200, address
 
 
-LONG = "What is asthma?"  # the base model alone writes on to the limit
-
-
-def under_way(site: str) -> bool:
-    return "app_queue_length 1.0" in HTTP.get(f"{site}/metrics").text
-
-
-def bytes_until_the_first_piece(site: str) -> int:
-    """What has arrived when the first piece of an answer is read, of which the rest is then left."""
-    body = ask(LONG, stream=True, temperature=0, max_tokens=512) | {"model": "base"}
-    with HTTP.stream("POST", f"{site}/v1/chat/completions", json=body) as response:
+def test_the_first_piece_of_an_answer_comes_while_the_rest_is_not_written_and_who_goes_away_is_gone(site: str, behind: Served) -> None:
+    behind.steer.hold.at(4)
+    with HTTP.stream("POST", f"{site}/v1/chat/completions", json=ask(stream=True)) as response:
         assert response.status_code == 200
         assert SECURITY.items() <= dict(response.headers).items()
-        assert any('"content":"' in line and '"content":""' not in line for line in response.iter_lines())
-        return response.num_bytes_downloaded
+        lines = response.iter_lines()  # held until the end: who forgets it goes away
+        assert next(line for line in lines if '"content":"' in line and '"content":""' not in line)
+        behind.steer.hold.wait()
+    wait_until(lambda: behind.generator.queue_length == 0)  # nginx has handed on that the reader went
+    assert behind.steer.step == 4
 
 
-def test_the_first_piece_of_an_answer_does_not_wait_for_a_full_buffer(site: str) -> None:
-    # nginx hands on what it buffers in blocks of 4,096 bytes or more; asked twice, since a reader that is slow itself gets more at once.
-    assert any(bytes_until_the_first_piece(site) < 4096 for _ in range(2))
-    assert wait_for(lambda: not under_way(site), 30), "nginx did not hand on that the reader had gone"
-
-
-def test_the_page_gets_an_answer_in_pieces(site: str) -> None:
-    client, kinds = PageClient(site), []
-    for event in client.told(LONG, **{"Use the adapter": False, "Maximum tokens": 512}):
+def test_the_page_gets_an_answer_in_pieces(site: str, behind: Served) -> None:
+    behind.steer.hold.at(4)
+    kinds = []
+    for event in PageClient(site).told("What is asthma?"):
         kinds.append(json.loads(event)["msg"])
-        if kinds.count("process_generating") == 3:
-            assert under_way(site)
+        if kinds.count("process_generating") == 2:
             break
     assert "process_completed" not in kinds
+    behind.steer.hold.wait()
+    assert behind.generator.queue_length == 1, "it is still being written"
 
 
 def test_a_client_is_who_nginx_saw_whatever_it_says_of_itself(site: str) -> None:
@@ -140,5 +143,5 @@ def test_a_client_is_who_nginx_saw_whatever_it_says_of_itself(site: str) -> None
         codes.append(HTTP.post(f"{site}/v1/chat/completions", json=ask(max_tokens=1), headers=said).status_code)
     assert codes[-1] == 429
     transport = httpx.HTTPTransport(local_address="127.0.0.2", verify=False)
-    with httpx.Client(transport=transport, timeout=30) as other:
+    with httpx.Client(transport=transport, timeout=PATIENCE) as other:
         assert other.post(f"{site}/v1/chat/completions", json=ask(max_tokens=1)).status_code == 200

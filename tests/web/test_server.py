@@ -5,24 +5,16 @@ The model is the real one; a hook on it decides when an answer ends, how slow it
 
 import json
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from typing import Any
 
-import httpx
 import openai
 import pytest
-import uvicorn
 
 import app as app_package
 from app.__main__ import address, main, parser
@@ -30,61 +22,17 @@ from app.engine.generation import LocalGenerator
 from app.engine.model import LoadedModel
 from app.errors import AdapterNotFound
 from app.settings import ROOT, Settings, load_settings
-from app.web import guard, server
-from tests.conftest import QUICK_AND_LONG, SECRET, Steer
-
-QUESTION = "What are the common symptoms of diabetes?"
-HTTP = httpx.Client(timeout=30, verify=False)  # one for all: each would read the system's certificates anew
-SECURITY = {name.lower(): value for name, value in guard.HEADERS.items()}
-
-
-@dataclass
-class Served:
-    """A running server."""
-
-    url: str
-    generator: LocalGenerator
-    steer: Steer | None = None
-
-    @cached_property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def post(self, body: Any) -> httpx.Response:
-        return HTTP.post(f"{self.url}/v1/chat/completions", json=body)
-
-
-def ask(question: str = QUESTION, **fields: Any) -> dict[str, Any]:
-    return {"model": "any", "messages": [{"role": "user", "content": question}], **fields}
-
-
-@contextmanager
-def running(settings: Settings, generator: LocalGenerator) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    # requirements.txt brings this parser alone; what the tests need brings a quicker one, which refuses more by itself.
-    app = server.create_app(settings, generator)
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2, http="h11", loop="asyncio"))
-    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        uvicorn_server.should_exit = True
-        thread.join(20)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 3.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
+from app.web import server
+from tests.answers import PATIENCE, SECRET, Steer, wait_until
+from tests.conftest import QUICK_AND_LONG
+from tests.servers import HTTP, SECURITY, Served, ask, check_error, running
 
 
 @pytest.fixture(scope="module")
 def shared(loaded: LoadedModel, hooked: Steer) -> Iterator[Served]:
     settings = load_settings(adapter=loaded.name, max_queue=1, max_body_bytes=300_000, max_new_tokens=400)
     generator = LocalGenerator(lambda name: loaded, loaded.name, max_queue=settings.max_queue)
-    generator.wait_until_ready(60)
+    generator.wait_until_ready(PATIENCE)
     with running(settings, generator) as url:
         yield Served(url, generator, hooked)
 
@@ -93,8 +41,7 @@ def shared(loaded: LoadedModel, hooked: Steer) -> Iterator[Served]:
 def served(shared: Served) -> Iterator[Served]:
     shared.steer.reset()
     yield shared
-    shared.steer.reset()
-    assert wait_for(lambda: shared.generator.queue_length == 0), "the test left an answer running"
+    shared.rested()
 
 
 # The official client
@@ -111,19 +58,20 @@ def test_official_client_gets_a_whole_answer(served: Served) -> None:
 
 
 def test_official_client_gets_the_same_answer_in_pieces(served: Served) -> None:
-    served.steer.end_at, served.steer.delay = 20, 0.01
+    served.steer.end_at = 20
     whole = served.client.chat.completions.create(**ask())
-    started, arrivals, chunks = time.monotonic(), [], []
+    served.steer.hold.at(10)
+    chunks = []
     for chunk in served.client.chat.completions.create(**ask(), stream=True, stream_options={"include_usage": True}):
-        arrivals.append(time.monotonic() - started)
         chunks.append(chunk)
+        if chunk.choices and chunk.choices[0].delta.content:
+            served.steer.hold.release()  # the rest is written only after the first piece was read
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == whole.choices[0].message.content
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + ["stop"]
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 20
     assert len({chunk.id for chunk in chunks}) == 1
-    assert arrivals[-1] - arrivals[1] > 0.1, "all pieces came at once"
 
 
 def test_the_program_in_the_docs_prints_the_answer(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,18 +188,6 @@ BAD = {
 }
 
 
-def check_error(response: httpx.Response, status: int, kind: str = "invalid_request_error") -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["type"] == kind
-    assert error["message"].endswith(".")
-    assert "Traceback" not in response.text
-    assert SECURITY.items() <= dict(response.headers).items()
-    return error
-
-
 @pytest.mark.parametrize(("body", "param"), BAD.values(), ids=BAD)
 def test_invalid_request_gets_422_with_the_field(served: Served, body: Any, param: str | None) -> None:
     assert check_error(served.post(body), 422)["param"] == param
@@ -288,18 +224,18 @@ def test_unknown_paths_and_methods_get_the_same_shape(served: Served) -> None:
 
 
 def test_full_queue_gets_429_with_retry_after(served: Served) -> None:
-    served.steer.delay = 0.3
+    served.steer.hold.at(1)
     with ThreadPoolExecutor(2) as pool:
         others = []
         for position in (1, 2):  # one running, one waiting
             others.append(pool.submit(served.post, ask()))
-            assert wait_for(lambda position=position: served.generator.queue_length == position)
+            wait_until(lambda position=position: served.generator.queue_length == position)
         refused = served.post(ask())
         check_error(refused, 429, "rate_limit_error")
         assert int(refused.headers["retry-after"]) > 0
         with pytest.raises(openai.RateLimitError):
             served.client.chat.completions.create(**ask())
-        served.steer.delay = 0.0
+        served.steer.hold.release()
         assert [other.result().status_code for other in others] == [200, 200]
 
 
@@ -344,11 +280,12 @@ def test_while_loading_everything_but_the_answer_is_there(loaded: LoadedModel, h
     open_now = threading.Event()
 
     def load(name: str) -> LoadedModel:
-        open_now.wait(60)
+        open_now.wait()
         return loaded
 
-    with running(load_settings(adapter=loaded.name), LocalGenerator(load, loaded.name)) as url:
-        served = Served(url, None)
+    with running(load_settings(adapter=loaded.name), LocalGenerator(load, loaded.name)) as url, ExitStack() as afterwards:
+        afterwards.callback(open_now.set)
+        served = Served(url)
         page = HTTP.get(url)
         assert page.status_code == 200
         assert "gradio" in page.text
@@ -359,7 +296,7 @@ def test_while_loading_everything_but_the_answer_is_there(loaded: LoadedModel, h
         assert check_error(refused, 503, "server_error")["code"] == "not_ready"
         assert int(refused.headers["retry-after"]) > 0
         open_now.set()
-        assert wait_for(lambda: HTTP.get(f"{url}/readyz").status_code == 200)
+        wait_until(lambda: HTTP.get(f"{url}/readyz").status_code == 200)
         facts = HTTP.get(f"{url}/readyz").json()
         assert facts["base_revision"] == loaded.base_revision
         assert facts["adapter_revision"] == loaded.adapter_revision
@@ -373,16 +310,17 @@ def test_failed_load_and_deadline(loaded: LoadedModel, hooked: Steer) -> None:
         raise AdapterNotFound("There is no adapter folder. Make one.")
 
     with running(load_settings(), LocalGenerator(load, "nowhere")) as url:
+        wait_until(lambda: HTTP.get(f"{url}/readyz").json()["status"] != "loading")
         ready = HTTP.get(f"{url}/readyz")
         assert (ready.status_code, ready.json()) == (503, {"status": "failed", "message": "There is no adapter folder. Make one."})
-        refused = Served(url, None).post(ask())
+        refused = Served(url).post(ask())
         assert "Make one" in check_error(refused, 503, "server_error")["message"]
         assert "retry-after" not in refused.headers
     hooked.reset()
-    hooked.end_at, hooked.delay = None, 0.02
     with running(load_settings(deadline=0.2), LocalGenerator(lambda name: loaded, loaded.name)) as url:
-        assert wait_for(lambda: HTTP.get(f"{url}/readyz").status_code == 200)
-        choice = Served(url, None).client.chat.completions.create(**ask()).choices[0]
+        wait_until(lambda: HTTP.get(f"{url}/readyz").status_code == 200)
+        hooked.end_at, hooked.delay = None, 0.3  # past the deadline with the first token
+        choice = Served(url).client.chat.completions.create(**ask()).choices[0]
         assert choice.finish_reason == "length"
         assert choice.message.content
 
@@ -390,31 +328,38 @@ def test_failed_load_and_deadline(loaded: LoadedModel, hooked: Steer) -> None:
 # Going away, and two at once
 
 
+def asked(served: Served, **fields: Any) -> HTTPConnection:
+    """A question that is on its way; closing the connection is going away."""
+    connection = HTTPConnection(served.url.removeprefix("http://"), timeout=PATIENCE)
+    connection.request("POST", "/v1/chat/completions", json.dumps(ask(**fields)), {"Content-Type": "application/json"})
+    return connection
+
+
 @pytest.mark.parametrize("long", QUICK_AND_LONG)
 @pytest.mark.parametrize("stream", [True, False])
 def test_client_that_goes_away_stops_its_answer(served: Served, stream: bool, long: bool) -> None:
-    served.steer.end_at, served.steer.delay = None, 0.05
+    served.steer.end_at = None
     for _ in range(100 if long else 1):
-        with httpx.Client(timeout=20 if stream else 0.4, verify=False) as client:  # the answer's 400 tokens take 20 s
+        served.steer.hold.at(5)
+        with closing(asked(served, stream=stream, max_tokens=400)) as client:
+            served.steer.hold.wait()
             if stream:
-                with client.stream("POST", f"{served.url}/v1/chat/completions", json=ask(stream=True, max_tokens=400)) as response:
-                    assert next(response.iter_lines()).startswith("data: ")
-            else:
-                with pytest.raises(httpx.ReadTimeout):
-                    client.post(f"{served.url}/v1/chat/completions", json=ask(max_tokens=400))
-        assert wait_for(lambda: served.generator.queue_length == 0, 2)
-        assert served.steer.step < 100
+                assert client.getresponse().readline().startswith(b"data: ")
+        wait_until(lambda: served.generator.queue_length == 0)
+        assert served.steer.step == 5
 
 
 def test_client_that_goes_away_while_waiting_keeps_nobody_out(served: Served) -> None:
-    served.steer.delay, served.steer.end_at = 0.05, 25
+    served.steer.hold.at(1)
     with ThreadPoolExecutor(2) as pool:
         running_answer = pool.submit(served.post, ask())
-        assert wait_for(lambda: served.generator.queue_length == 1)
-        with pytest.raises(httpx.ReadTimeout):
-            HTTP.post(f"{served.url}/v1/chat/completions", json=ask(), timeout=0.2)
-        time.sleep(0.1)
+        served.steer.hold.wait()
+        with closing(asked(served)):
+            wait_until(lambda: served.generator.queue_length == 2)
+        wait_until(lambda: served.generator.queue_length == 1)
         after = pool.submit(served.post, ask())
+        wait_until(lambda: after.done() or served.generator.queue_length == 2)
+        served.steer.hold.release()
         assert after.result().status_code == running_answer.result().status_code == 200
 
 
@@ -431,7 +376,7 @@ def test_two_conversations_at_once_never_mix(served: Served) -> None:
     for _ in range(2):
         with ThreadPoolExecutor(2) as pool:
             together = dict(zip(questions, pool.map(streamed, questions), strict=True))
-            assert HTTP.get(f"{served.url}/healthz", timeout=5).status_code == 200
+            assert HTTP.get(f"{served.url}/healthz").status_code == 200
         assert together == {model: choice.message.content for model, choice in alone.items()}
 
 
@@ -541,74 +486,3 @@ def test_error_while_building_the_lazy_app_is_not_hidden(monkeypatch: pytest.Mon
         _ = app_package.app
     with pytest.raises(AttributeError):
         _ = app_package.anything
-
-
-# Real processes: uvicorn with the lazy app, and a Space
-
-
-@dataclass
-class Process:
-    popen: subprocess.Popen[str]
-    url: str
-
-    def end(self, number: int = signal.SIGTERM) -> str:
-        self.popen.send_signal(number)
-        return self.popen.communicate(timeout=60)[0]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-def start(command: list[str], **environment: str) -> Process:
-    port = free_port()
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
-    line = [sys.executable, *command, "--port", str(port)]
-    popen = subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Process(popen, f"http://127.0.0.1:{port}")
-
-
-def ready(url: str) -> bool:
-    try:
-        return HTTP.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def processes(adapter: str) -> Iterator[dict[str, Process]]:
-    started = {
-        "uvicorn": start(["-m", "uvicorn", "app:app"], ADAPTER=adapter),
-        "space": start(["app/__main__.py", "--adapter", adapter, "--host", "127.0.0.1"], SPACE_ID="a/b", GRADIO_SSR_MODE="True"),
-    }
-    yield started
-    for process in started.values():
-        process.popen.kill()
-        process.popen.communicate()
-
-
-@pytest.mark.parametrize("kind", ["uvicorn", "space"])
-def test_both_ways_of_serving_are_the_same_from_outside(processes: dict[str, Process], kind: str) -> None:
-    process = processes[kind]
-    assert wait_for(lambda: ready(process.url) or process.popen.poll() is not None, 300)
-    page = HTTP.get(process.url)
-    assert page.status_code == 200
-    assert "gradio_config" in page.text
-    responses = [HTTP.get(process.url + path) for path in ("/", "/v1/nothing", "/nothing", "/v1/chat/completions", "/gradio_api/upload")]
-    responses += [HTTP.post(f"{process.url}/v1/chat/completions", content=b"x" * 2_000_000)]
-    assert [response.status_code for response in responses] == [200, 404, 404, 405, 404, 413]
-    for response in responses:
-        assert SECURITY.items() <= dict(response.headers).items(), response.url
-    served = Served(process.url, None)
-    events = served.client.chat.completions.create(**ask(f"What is {SECRET}?", max_tokens=20), stream=True)
-    assert "".join(event.choices[0].delta.content or "" for event in events)
-    assert served.client.chat.completions.create(**ask(max_tokens=20)).choices[0].message.content
-    # A page that is open does not keep the server from ending.
-    with HTTP.stream("GET", f"{process.url}/gradio_api/heartbeat/abc", timeout=20) as heartbeat:
-        next(heartbeat.iter_lines())
-        output = process.end(signal.SIGTERM)
-    assert SECRET not in output
-    assert "Traceback" not in output
-    if kind == "space":
-        assert "Ready: adapter" in output
