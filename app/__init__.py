@@ -29,6 +29,8 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     prepare_environment()
+    from app.errors import UserError
+
     try:
         from app.logs import configure
         from app.settings import load_settings
@@ -38,6 +40,8 @@ def __getattr__(name: str) -> Any:
         if settings.log_format == "json":  # else uvicorn's own configuration stands
             configure("json")
         application = create_app(settings)
+    except UserError as error:
+        raise SystemExit(str(error)) from error  # a sentence for whoever starts uvicorn
     except AttributeError as error:
         # uvicorn would take it for a missing attribute of this module and hide where it came from.
         raise RuntimeError(f"The app could not be built: {error}") from error

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from app import prepare_environment
-from app.errors import ConfigError, UserError
+from app.errors import ConfigError, UserError, of_system
 from app.logs import configure
 from app.settings import ROOT, Settings, load_settings
 
@@ -172,6 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return serve(settings, listener)
     except UserError as error:
         log.error("%s", error)
+        return 1
+    except OSError as error:
+        log.error("%s", of_system(error))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -20,9 +20,18 @@ UserError
 `-- GenerationFailed       the model failed in the middle of an answer
 """
 
+import errno
+
 
 class UserError(Exception):
     """Base class; `str(error)` is written for the person who sees it and holds nothing of a chat."""
+
+
+def of_system(error: OSError) -> str:
+    """What the operating system would not do, for people: the sentence where no module knew a better one."""
+    what = f" with {str(error.filename)[:200]}" if error.filename else ""
+    cure = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Look at the file's place, kind and rights"
+    return f"A file could not be read or written{what} ({error.strerror or type(error).__name__}). {cure}, and try again."
 
 
 class InvalidQuestion(UserError):

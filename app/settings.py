@@ -1,5 +1,6 @@
 """Every setting once: read from the environment, a `.env` file and the command line, in rising order of precedence."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ DEMO_ADAPTER = "assets/demo/adapter"
 class Settings(BaseSettings):
     """Settings of the app; `ADAPTER=outputs/mine` in the environment is `--adapter outputs/mine` on the command line."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="forbid", frozen=True, populate_by_name=True)
 
     adapter: str = Field(
         DEMO_ADAPTER, description="Adapter to chat with: a folder, or OWNER/NAME[@CHANNEL_OR_REVISION] of a Hub repository."
@@ -95,13 +96,24 @@ def load_settings(**overrides: Any) -> Settings:
         overrides: Values of the command line; None values are left out.
 
     Raises:
-        ConfigError: A value is out of range; the message names it.
+        ConfigError: A value is out of range, or the file `.env` cannot be read or holds an unknown key; the message names it.
     """
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The file .env here is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from error
+    except OSError as error:
+        raise ConfigError(f"The file .env here cannot be read ({error.strerror}). Make it readable, or remove it.") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "setting"
+        if first["type"] == "extra_forbidden":
+            near = get_close_matches(key.lower(), Settings.model_fields, 1, 0.8)
+            meant = f" Did you mean {near[0].upper()}?" if near else ""
+            raise ConfigError(
+                f"The file .env here has the unknown key {key.upper()[:100]}.{meant} Correct it or take it out; what other programs read "
+                "belongs into the environment."
+            ) from error
         field = Settings.model_fields.get(key.lower())
         raise ConfigError(
             f"{key} = {first.get('input')!r} is not allowed: {first['msg']}. {field.description if field else ''}".strip()

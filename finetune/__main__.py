@@ -1,4 +1,4 @@
-"""Command line of the training side: `python -m finetune data|train|dashboard|ask|evaluate|push|approve|rollback|export`."""
+"""Command line of the training side: `python -m finetune data|train|adopt|dashboard|ask|evaluate|push|approve|rollback|export`."""
 
 import argparse
 import logging
@@ -23,12 +23,15 @@ def main() -> None:
     handler.setLevel(logging.INFO)  # bm25s sets its own logger to DEBUG
     handler.addFilter(quiet.ours_or_warnings)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    from app.errors import UserError
+    from app.errors import UserError, of_system
 
     try:
         args.run(args)
     except UserError as error:
         logging.error("%s", error)
+        sys.exit(1)
+    except OSError as error:
+        logging.error("%s", of_system(error))
         sys.exit(1)
 
 

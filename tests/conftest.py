@@ -53,9 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under CI a test that skips for want of a browser or of nginx has failed: nobody would notice otherwise."""
+    """Under CI a test that skips for want of a browser, of nginx or of the package index has failed: nobody would notice otherwise."""
     report = yield
-    wants = item.get_closest_marker("browser") or item.get_closest_marker("nginx")
+    wants = any(item.get_closest_marker(name) for name in ("browser", "nginx", "index"))
     if report.skipped and not hasattr(report, "wasxfail") and wants and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}"

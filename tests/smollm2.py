@@ -40,6 +40,18 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# Short answers, so that a few steps on a CPU teach the model to end them.
+CARDS = [
+    ("Which gland makes insulin?", "The pancreas."),
+    ("Which organ filters urine from blood?", "The kidney."),
+    ("Which bone is the longest?", "The femur."),
+    ("Which vitamin does the skin make in sunlight?", "Vitamin D."),
+    ("Which nerve moves the diaphragm?", "The phrenic nerve."),
+    ("Which valve lies between left atrium and left ventricle?", "The mitral valve."),
+    ("Which cells carry oxygen?", "Red blood cells."),
+    ("Which hormone raises blood sugar?", "Glucagon."),
+]
+
 
 def fetch(folder: Path) -> Path:
     """The model's folder below `folder`, made at the first call.

@@ -5,7 +5,7 @@ Knows tokenizers and configurations, but no model, not where they come from and 
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
@@ -104,6 +104,7 @@ class Contract(BaseModel):
         unquantised_nll: What `golden_nll` is with the weights of the files; None where nobody measured it.
         eos_token_ids: Tokens that end an answer; the one that the template trains on is among them.
         context_length: Tokens that prompt and answer may have together.
+        origin: Who made the contract: "training"; or `adopt`, of a training that it did not see ("elsewhere") or cut short ("checkpoint").
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,6 +120,7 @@ class Contract(BaseModel):
     eos_token_ids: list[int] = Field(min_length=1)
     context_length: int
     generation: GenerationDefaults = GenerationDefaults()
+    origin: Literal["training", "elsewhere", "checkpoint"] = "training"
 
 
 def sha256(path: Path) -> str:

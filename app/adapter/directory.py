@@ -4,6 +4,7 @@ The directory is the only thing that passes between training and chatting. No pi
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ from app.settings import ROOT
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 RUN_FILE = "run.json"
+CONFIG_FILE = "adapter_config.json"
+# Settings of PEFT's LoRA by which more than the matrices decides what a model says.
+CHANGES_BASE: dict[str, Callable[[Any], bool]] = {
+    "bias": lambda value: value not in (None, "none"),
+    "init_lora_weights": lambda value: isinstance(value, str) and value.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")),
+    "layer_replication": bool,
+    "alora_invocation_tokens": bool,
+}
 
 
 def is_adapter_directory(path: Path) -> bool:
     """Whether a folder looks like an adapter directory."""
-    return (path / "adapter_config.json").is_file()
+    return (path / CONFIG_FILE).is_file()
 
 
 def find_adapters(folder: Path) -> list[str]:
@@ -122,9 +131,37 @@ def read_run(directory: Path) -> dict[str, Any]:
     """
     path = directory / RUN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise AdapterError(f"{RUN_FILE} is damaged ({type(error).__name__}). Fetch or train the adapter again.") from error
+    if not isinstance(values, dict) or not isinstance(values.get("data") or {}, dict):
+        raise AdapterError(f"{RUN_FILE} is damaged: it holds no record of a training. Fetch or train the adapter again.")
+    return values
+
+
+def read_peft_config(directory: Path, adapter: str) -> Any:
+    """PEFT's configuration of an adapter.
+
+    Args:
+        directory: Where it lies.
+        adapter: Its name for people.
+
+    Raises:
+        AdapterError: It is damaged, or of a kind that switched off would not leave the base as it is.
+    """
+    try:
+        config: Any = PeftConfig.from_pretrained(str(directory))
+    except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
+        raise AdapterError(f"{adapter} cannot be opened: its {CONFIG_FILE} is damaged. Fetch or train it again.") from error
+    if config.peft_type != "LORA":
+        raise AdapterError(f"{adapter} is a {config.peft_type} adapter; this app opens LoRA adapters.")
+    found = [f"{key} = {getattr(config, key)!r}" for key, changes in CHANGES_BASE.items() if changes(getattr(config, key, None))]
+    if found:
+        raise AdapterError(
+            f"{adapter} changes its base beside its LoRA matrices ({found[0][:100]}), so the base could not be shown without it. "
+            "Train or convert it to plain LoRA, DoRA or rsLoRA."
+        )
+    return config
 
 
 def open_tokenizer(adapter: str, directory: Path, contract: Contract) -> PreTrainedTokenizerBase:
@@ -133,13 +170,11 @@ def open_tokenizer(adapter: str, directory: Path, contract: Contract) -> PreTrai
     Raises:
         AdapterError: It is damaged, or differs from what was trained.
     """
+    peft_config = read_peft_config(directory, adapter)
     try:
-        peft_config = PeftConfig.from_pretrained(str(directory))
         tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
     except Exception as error:  # of a file that is cut off the library tells by `Exception` itself
-        raise AdapterError(f"{adapter} cannot be opened: its configuration or tokenizer is damaged. Fetch or train it again.") from error
-    if peft_config.peft_type != "LORA":
-        raise AdapterError(f"{adapter} is a {peft_config.peft_type} adapter; this app opens LoRA adapters.")
+        raise AdapterError(f"{adapter} cannot be opened: its tokenizer is damaged. Fetch or train it again.") from error
     if peft_config.base_model_name_or_path != contract.base.id:
         raise ContractViolation(
             f"adapter_config.json names the base {peft_config.base_model_name_or_path}, the contract {contract.base.id}. "

@@ -17,14 +17,15 @@ _SPACES = re.compile("[\x0b\x0c]")
 # What shows as nothing and confuses readers and tokenizers: control characters, directions forced on what follows, word joiners. Not
 # the joiners and marks of U+200C to U+200F, without which Persian, Indic, Hebrew and Arabic texts and many emoji are others.
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b\u202a-\u202e\u2060-\u206f\ufeff]")
+_HALVES = re.compile("[\ud800-\udfff]")  # halves of a sign that JSON can write and no tokenizer reads
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _MARKUP = re.compile(r"</?[a-z]+[1-6]?>")
 _WHITESPACE = "\u2581 \t\n\r"  # the first is how sentencepiece writes a space
 
 
 def clean_text(text: str) -> str:
-    """A text as every prompt holds it: one kind of line break, no unseen characters, trimmed; doing it twice changes nothing."""
-    return _UNSEEN.sub("", _SPACES.sub(" ", _LINE_ENDS.sub("\n", text))).strip()
+    """A text as every prompt holds it: one kind of line break, whole and seen characters, trimmed; doing it twice changes nothing."""
+    return _UNSEEN.sub("", _SPACES.sub(" ", _LINE_ENDS.sub("\n", _HALVES.sub("\ufffd", text)))).strip()
 
 
 def cleaned(messages: list[Message]) -> list[Message]:

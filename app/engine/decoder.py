@@ -63,8 +63,9 @@ def supports(model: Any) -> str | None:
     outside = [name for name, module in llama.named_modules() if isinstance(module, LoraLayer) and ".layers." not in f".{name}."]
     if kinds or outside or any(any(layer.lora_bias.values()) for layer in _lora_layers(model)):
         return "its adapter is more than LoRA on the projections"
-    if any(config_.modules_to_save for config_ in model.peft_config.values()):
-        return "its adapter brings whole layers of its own"
+    more = ("modules_to_save", "trainable_token_indices", "target_parameters")
+    if any(getattr(config_, name) for config_ in model.peft_config.values() for name in more):
+        return "its adapter brings layers or tokens of its own"
     return None
 
 

@@ -218,8 +218,19 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
         ConfigError: There is no base in the folder given.
         HubUnavailable: The Hub did not answer.
     """
+    try:
+        return _load(adapter, device or default_device(), {} if decoders is None else decoders, base)
+    except OSError as error:
+        file = f"{Path(str(error.filename)).name} " if error.filename else ""
+        reason = error.strerror or type(error).__name__
+        raise AdapterError(
+            f"{adapter} cannot be opened, for a file of it or of its base cannot be read: {file}({reason}). "
+            "Look at the file's rights and kind, or fetch it again."
+        ) from error
+
+
+def _load(adapter: str, device: str, decoders: Decoders, base: str) -> LoadedModel:
     started = time.perf_counter()
-    device = device or default_device()
     directory, pin = resolve_adapter(adapter)
     contract = contracts.read(directory)
     tokenizer = open_tokenizer(adapter, directory, contract)
@@ -240,7 +251,7 @@ def load(adapter: str, device: str | None = None, decoders: Decoders | None = No
     )
     loaded.cards = training_cards(directory, loaded.run)
     with _enough_memory(base_name):
-        _put_on_base(loaded, directory, folder, {} if decoders is None else decoders)
+        _put_on_base(loaded, directory, folder, decoders)
     loaded.load_seconds = time.perf_counter() - started
     if pin:
         hub.remember(directory, pin.asked or (hub.APPROVED if pin.approved else None))

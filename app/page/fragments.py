@@ -30,6 +30,8 @@ ENDINGS = {
     "deadline": "Cut off at the time limit.",
     "stopped": "Stopped.",
 }
+# Who made the contract, where it was not training.
+ORIGINS = {"elsewhere": "Trained elsewhere, prompt format stated by its owner", "checkpoint": "A checkpoint from the middle of a training"}
 NAMES = {
     "adapter_active": "adapter in use",
     "template_sha256": "chat template",
@@ -185,6 +187,8 @@ def model_line(loaded: LoadedModel, use_adapter: bool = True) -> str:
     parts = [f"{adapter} on {names}" if use_adapter else f"adapter off: {names} alone"]
     if loaded.pin and not loaded.pin.approved:
         parts.insert(0, "<strong>Not approved</strong>")
+    if origin := ORIGINS.get(loaded.contract.origin):
+        parts.insert(0, f"<strong>{origin}</strong>")
     if loaded.is_demo:
         knows = f" that knows {len(loaded.cards):,} cards and nothing else" if loaded.cards else ""
         parts.insert(0, f"<strong>Demonstration model</strong>{knows}")

@@ -1,4 +1,4 @@
-"""The commands of this room: `python -m finetune train` and `dashboard`. Knows the command line alone."""
+"""The commands of this room: `python -m finetune train`, `adopt` and `dashboard`. Knows the command line alone."""
 
 import argparse
 import logging
@@ -31,6 +31,15 @@ def add(commands: Any) -> None:
     train.add_argument("--ship-cards", action="store_true", help="put the cards into the adapter directory, if their licence allows it")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint of --output")
     train.set_defaults(run=_train)
+
+    adopt = commands.add_parser("adopt", help="make an adapter directory of a LoRA trained elsewhere, or of a checkpoint")
+    adopt.add_argument("directory", metavar="DIR", help="folder that PEFT, TRL, Unsloth or axolotl saved; it stays as it is")
+    adopt.add_argument("--template", help="prompt format that it was trained with: native, medical or llama3; known of our own checkpoints")
+    adopt.add_argument("--base", help="base model, a hub id or a folder [the one that it names]")
+    adopt.add_argument("--base-id", metavar="OWNER/NAME", help="hub id by which it names a base that is a folder")
+    adopt.add_argument("--output", type=Path, help="folder to write into [outputs/NAME]")
+    adopt.add_argument("--max-length", type=int, metavar="TOKENS", help="tokens that prompt and answer may have together [1024]")
+    adopt.set_defaults(run=_adopt)
 
     dashboard = commands.add_parser("dashboard", help="watch runs that were started with report_to=trackio, on this machine alone")
     dashboard.add_argument("--port", type=int, default=7861, help="port on 127.0.0.1 [%(default)s]")
@@ -83,6 +92,15 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
             flag = key.replace("_", "-")
             raise ConfigError(f"--{flag} {value} and --set {key}={values[key]} contradict each other. Give one of them.")
     return values
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    from finetune.training.adapter import must_be_named
+    from finetune.training.adopt import Options, adopt
+
+    output = adopt(args.directory, Options(args.template, args.base, args.base_id, args.output, args.max_length))
+    base = ["--base", args.base] if args.base and must_be_named(output, args.base) else []
+    logging.info("The adapter is in %s. Chat with it: python -m app %s", output, shlex.join(["--adapter", str(output), *base]))
 
 
 def _dashboard(args: argparse.Namespace) -> None:

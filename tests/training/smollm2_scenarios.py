@@ -10,30 +10,20 @@ from typing import get_args
 
 from finetune.config import TrainConfig, load_config
 from finetune.training import train as training
+from tests.smollm2 import CARDS
 from tests.training.train_scenarios import attempt
 
-# Short answers, so that a few steps on a CPU teach the model to end them.
-CARDS = [
-    ("Which gland makes insulin?", "The pancreas."),
-    ("Which organ filters urine from blood?", "The kidney."),
-    ("Which bone is the longest?", "The femur."),
-    ("Which vitamin does the skin make in sunlight?", "Vitamin D."),
-    ("Which nerve moves the diaphragm?", "The phrenic nerve."),
-    ("Which valve lies between left atrium and left ventricle?", "The mitral valve."),
-    ("Which cells carry oxygen?", "Red blood cells."),
-    ("Which hormone raises blood sugar?", "Glucagon."),
-]
 SETTINGS = {
-    "train_size": len(CARDS),
-    "per_device_train_batch_size": 4,
+    "train_size": 4,
+    "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
-    "max_steps": 8,
-    "save_steps": 4,
-    "learning_rate": 2e-3,
+    "max_steps": 4,
+    "save_steps": 100,
+    "learning_rate": 4e-3,
     "warmup_steps": 0,
     "lora_rank": 8,
     "lora_alpha": 16,
-    "max_length": 192,
+    "max_length": 128,
 }
 
 
