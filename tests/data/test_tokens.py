@@ -83,6 +83,7 @@ def test_a_hub_id_is_fetched_at_its_revision_for_its_small_files_alone(monkeypat
     assert asked == [("somebody/base", "abc", tokens.SMALL_FILES)]
     assert find_base_files(str(BASE), None) == BASE and len(asked) == 1
     tokenizer = open_tokenizer("somebody/base", "abc", "medical")
+    assert asked == [("somebody/base", "abc", tokens.SMALL_FILES)] * 2
     assert tokenizer.get_chat_template() == open_tokenizer(str(BASE), None, "medical").get_chat_template()
 
 
@@ -95,8 +96,8 @@ def test_a_base_without_a_tokenizer_that_can_be_opened_is_named(tmp_path: Path) 
     shutil.copytree(BASE, tmp_path / "cut")
     (tmp_path / "cut" / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(ConfigError) as refused:
-        open_fitted(tmp_path / "cut", "cut", "medical")
-    assert str(refused.value) == "The base model cut has no tokenizer that can be opened. Restore its tokenizer.json."
+        open_tokenizer(str(tmp_path / "cut"), None, "medical")
+    assert str(refused.value) == f"The base model {tmp_path / 'cut'} has no tokenizer that can be opened. Restore its tokenizer.json."
 
 
 def test_what_the_files_of_a_base_say_comes_with_its_tokenizer() -> None:
