@@ -46,7 +46,7 @@ def folded(text: str) -> str:
         text = _SUPERSCRIPT.sub(lambda match: "^" + match[1], _FRACTION.sub(" ", text))
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text.replace("º", "°")))
         text = _FORM.sub(lambda match: _FORMS.get(match[0], ""), text)
-        text = _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
+        text = _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0], match[0])), text)
     text = text.casefold().replace(">=", "≥").replace("<=", "≤")
     return _PER_CENT.sub("%", text) if "per cent" in text else text
 

@@ -91,6 +91,10 @@ def test_scripts_without_spaces_give_pairs_of_neighbours() -> None:
     assert words("5-10 days, pre- and post") == ["5", "10", "days", "pre", "-", "and", "post"]
 
 
+def test_digits_that_this_python_does_not_know_yet_are_words_as_they_are() -> None:
+    assert words("5 \U00010d45 days, \U0001ccf1") == ["5", "\U00010d45", "days", "\U0001ccf1"]
+
+
 @given(st.text())
 def test_any_text_has_words_that_do_not_change_when_taken_again(text: str) -> None:
     found = words(text)
