@@ -6,7 +6,8 @@ each kind in a batch, what the rules did before they were changed for it. `n` qu
 them got its notice, and `found` questions of the whole batch did. What a new reader meets is nearer to first sight than to now.
 
 Batches 9 (people) and 10 (clinicians) were written by the author of the present rules before he had read the rules that stood then, which
-is what their first sight measures. Their misses were not looked at since, but he knew them: they are no blind test of the present rules.
+is what their first sight measures. He wrote the present rules afterwards, and added words of despair in the commit that brought batch 9
+(50 of its 59 messages of self-harm were found without them, 51 with): these batches are no blind test of the present rules.
 """
 
 import json

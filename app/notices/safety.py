@@ -68,12 +68,13 @@ class _Text:
         self._matches: dict[str, list[Match]] = {}
         for match in _patterns().find(self.words, self.tags):
             self._matches.setdefault(match.kind, []).append(match)
-        self._voided = [match.span for match in self._matches.get("idioms", [])]
+        self.idioms = self._matches.get("idioms", [])
 
     def matches(self, kind: str) -> Iterator[Match]:
         """Matches of the rules of a kind that no idiom covers and no negation takes back."""
         for match in self._matches.get(kind, []):
-            idiom = any(place[0] < end and start < place[1] for start, end in self._voided for place in match.places)
+            voided = [other.span for other in self.idioms]
+            idiom = any(place[0] < end and start < place[1] for start, end in voided for place in match.places)
             if not idiom and not any(self._negated(place, match) for place in match.places):
                 yield match
 
@@ -106,6 +107,11 @@ class _Text:
     def has(self, *gates: str) -> bool:
         """Whether one of these gates is anywhere in the text."""
         return any(_gate(gate).search(self.plain) for gate in gates)
+
+
+def idioms(text: str) -> set[str]:
+    """The rules of `idioms.yaml` that are found in a text."""
+    return {match.rule for match in _Text(text).idioms}
 
 
 def find(question: str, before: str | None = None) -> list[Finding]:

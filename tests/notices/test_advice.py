@@ -29,6 +29,12 @@ def test_without_a_country_several_are_named() -> None:
     assert "findahelpline.com" in told and "local emergency number" in told
 
 
+@pytest.mark.parametrize("country", ["", *COUNTRIES])
+def test_who_is_given_a_list_of_numbers_hears_that_they_change(country: str) -> None:
+    for name in ("overdose", "self_harm", "means"):
+        assert advice(name, country).splitlines()[-1].startswith("Numbers change")
+
+
 def test_a_clinician_is_told_of_her_team_first() -> None:
     assert "resuscitation" in advice("clinician", "GB").splitlines()[1]
 

@@ -1,15 +1,16 @@
 """Which questions get a notice before the answer, and that the rules stay quick and quiet."""
 
+import inspect
 import json
 import re
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from app.errors import ConfigError
-from app.notices import trial
+from app.notices import safety, trial
 from app.notices.patterns import lines
 from app.notices.safety import Kind, _Text, find, read
 from app.notices.trial import FILES, try_rules
@@ -68,7 +69,7 @@ def test_capitals_apostrophes_and_accents_do_not_matter() -> None:
         assert kinds(text) == ["emergency"], text
 
 
-@pytest.mark.parametrize("name", [*FILES, "idioms"])
+@pytest.mark.parametrize("name", FILES)
 def test_patterns_use_the_spelling_that_questions_are_brought_to(name: str) -> None:
     words = {word for rule in read(name) for word in re.split(r" & |\|", "|".join(lines(rule["patterns"])))}
     spellings = read("words")["spellings"].values()
@@ -89,6 +90,32 @@ def test_a_rule_that_does_not_do_what_it_says_is_refused_by_name(monkeypatch: py
     rule["examples"] = ["x"]
     with pytest.raises(ConfigError, match="at least 5"):
         try_rules.__wrapped__()
+
+
+@pytest.mark.parametrize("rule", read("idioms"), ids=lambda rule: rule["name"])
+def test_every_rule_of_idioms_silences_a_false_alarm(monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]) -> None:
+    assert not any(find(text) for text in rule["examples"])
+    monkeypatch.setattr(_Text, "idioms", property(lambda self: [], lambda self, found: None), raising=False)
+    assert any(find(text) for text in rule["examples"])
+
+
+@pytest.mark.parametrize("broken", ["examples", "counter_examples"])
+def test_an_idiom_that_is_not_found_or_hides_a_danger_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    (rule,) = [dict(rule) for rule in read("idioms") if rule["name"] == "sweets, food and drink"]
+    rule[broken] = ["a chair", *rule[broken][1:]]
+    monkeypatch.setattr(trial, "read", lambda file: [rule] if file == "idioms" else [])
+    if broken == "examples":
+        with pytest.raises(ConfigError, match="sweets, food and drink.* misses its example 'a chair'"):
+            try_rules.__wrapped__()
+    else:
+        rule[broken][0] = "he ate too much candy"
+        with pytest.raises(ConfigError, match="takes in its counter-example"):
+            try_rules.__wrapped__()
+
+
+def test_every_gate_is_asked() -> None:
+    code = inspect.getsource(safety)
+    assert [name for name in read("gates") if f'"{name}"' not in code and f"'{name}'" not in code] == []
 
 
 @pytest.mark.parametrize(
