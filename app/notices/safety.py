@@ -162,7 +162,9 @@ def _happens(text: _Text, match: Match) -> bool:
 
 
 def _is_self_harm(text: _Text) -> bool:
-    if text.has("case", "study"):
+    # An exam that somebody failed is no lesson.
+    around = _gate("students").sub("", text.plain) if text.has("own_wish") else text.plain
+    if text.has("case") or _gate("study").search(around):
         return False
     for match in text.matches("self_harm"):
         sentence, clause = text.around(match.span, _SENTENCE), text.around(match.span, _CLAUSE)
