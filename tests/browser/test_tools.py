@@ -90,6 +90,19 @@ def test_a_notice_stands_in_the_place_of_an_answer_which_is_shown_on_a_click(ser
 
 
 @BOTH
+def test_the_longest_notice_shows_whom_to_call_and_leaves_the_question_on_the_screen(
+    served: Served, open_page: Callable[..., Page], device: dict[str, Any]
+) -> None:
+    page = open_page(served.url, **device)
+    ask(page, "I took a whole box of paracetamol, I want to die")
+    expect(page.locator("#strips .urgent")).to_contain_text("poison centre")
+    finished(page)
+    bottom = "selector => document.querySelector(selector).getBoundingClientRect().bottom"
+    bottoms = [page.evaluate(bottom, selector) for selector in ("#strips .urgent p:nth-child(2)", "#strips", "#composer")]
+    assert bottoms[0] < bottoms[1] < bottoms[2] <= device["viewport"]["height"] + 1
+
+
+@BOTH
 def test_both_models_are_compared_blind_and_told_apart_after_the_vote(
     served: Served, open_page: Callable[..., Page], device: dict[str, Any]
 ) -> None:
