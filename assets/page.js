@@ -43,8 +43,10 @@
   // ---- Identifiers: the same patterns as app/notices/identifiers.py ----
 
   const { parts, patterns } = JSON.parse(find("#identifier-patterns").textContent);
+  const filled = (pattern) => pattern.replace(/<(\w+)>/g, (_, part) => `(?:${parts[part]})`);
+  for (const part of Object.keys(parts)) parts[part] = filled(parts[part]); // a part names earlier ones
   const searches = patterns.map(({ label, pattern, flags = "", check }) => {
-    return { label, check, search: new RegExp(pattern.replace(/<(\w+)>/g, (_, part) => parts[part]), flags + "g") };
+    return { label, check, search: new RegExp(filled(pattern), flags + "g") };
   });
   const isNhsNumber = (text) => {
     const digits = [...text].filter((letter) => letter >= "0" && letter <= "9").map(Number);

@@ -1,7 +1,7 @@
 """Finds what may identify a patient in a text: names with titles, dates of birth, numbers, addresses.
 
-The patterns stand in assets/identifiers.json, in a form that Python and browsers read alike, with `parts` that several name as `<part>`;
-assets/page.js asks them before anything is sent, the server again. They warn and promise nothing: bare names and unusual forms pass.
+The patterns stand in assets/identifiers.json, in a form that Python and browsers read alike, with `parts` that patterns and later parts
+name as `<part>`; assets/page.js asks them before anything is sent, the server again. They warn and promise nothing: bare names pass.
 """
 
 import json
@@ -32,12 +32,18 @@ class Identifier:
 @cache
 def _patterns() -> list[tuple[str, str, re.Pattern[str], bool]]:
     held = json.loads(PATTERNS_FILE.read_text(encoding="utf-8"))
+    parts: dict[str, str] = {}
+
+    def filled(pattern: str) -> str:
+        return re.sub(r"<(\w+)>", lambda part: f"(?:{parts[part[1]]})", pattern)
+
+    for name, pattern in held["parts"].items():
+        parts[name] = filled(pattern)
     found = []
     for row in held["patterns"]:
         # ASCII, as in browsers: there \\b and \\w know no other letters.
         flags = re.ASCII | (re.IGNORECASE if "i" in row.get("flags", "") else 0)
-        pattern = re.sub(r"<(\w+)>", lambda part: held["parts"][part[1]], row["pattern"])
-        found.append((row["kind"], row["label"], re.compile(pattern, flags), "check" in row))
+        found.append((row["kind"], row["label"], re.compile(filled(row["pattern"]), flags), "check" in row))
     return found
 
 
