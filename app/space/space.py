@@ -91,7 +91,7 @@ class Space(_Strict):
                 raise ValueError(f"{name} is no limit of the app.{_nearest(name, LIMITS)} There are: {', '.join(LIMITS)}")
             field = LIMITS[name]
             try:
-                TypeAdapter(Annotated[field.annotation, Strict(), *field.metadata]).validate_python(value)  # type: ignore[arg-type]
+                TypeAdapter(Annotated[field.annotation, Strict(), *field.metadata]).validate_python(value)
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}. {field.description}") from error
         return limits
