@@ -6,8 +6,9 @@ each kind in a batch, what the rules did before they were changed for it. `n` qu
 them got its notice, and `found` questions of the whole batch did. What a new reader meets is nearer to first sight than to now.
 
 Batches 9 (people) and 10 (clinicians) were written by the author of the present rules before he had read the rules that stood then, which
-is what their first sight measures. He wrote the present rules afterwards, and added words of despair in the commit that brought batch 9
-(50 of its 59 messages of self-harm were found without them, 51 with): these batches are no blind test of the present rules.
+is what their first sight measures. He knew them while he wrote, so they are no blind test of the present rules. Batches 11 (people), 12
+(clinicians) and 13 (900 messages that need no notice) are: others wrote them, who had seen neither rules nor examples, and nobody has read
+their misses. Leave it so: who looks at them to mend a rule writes `mended_for` beside them, and has others write new ones.
 """
 
 import json
@@ -74,7 +75,7 @@ def _log_table(title: str, batches: Collection[int]) -> None:
     for kind in get_args(Kind):
         hits, alarms, missed, _, wrong = counts(kind, batches)
         log.info("  %-10s %-30s %s", kind, share(hits, hits + alarms), share(hits, hits + missed))
-        for text in wrong:
+        for text in wrong if batches - unseen() else []:  # who reads the others mends for them
             log.info("      %s", text)
 
 
