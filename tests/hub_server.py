@@ -37,6 +37,7 @@ class Space:
     sha: str = ""
     host: str = ""
     looks: int = 0  # until it has been built
+    starting: threading.Thread | None = None
 
     def build(self) -> None:
         if self.stage != "PAUSED":
@@ -392,15 +393,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _runtime(self, repo: str) -> None:
         space, files = self._space(repo, write=False), self.hub.repos[repo]
-        if space.stage == "BUILDING":
+        if space.stage == "BUILDING" and not space.starting:
             space.looks -= 1
             if space.looks <= 0:
-                space.stage, space.hardware, space.sha = self.hub.faults.build, space.requested, files.main
-                if space.stage == "RUNNING":
-                    space.host = self.hub.start_space(
-                        repo.removeprefix("spaces/"), files.commits[files.main], {**space.variables, **space.secrets}
-                    )
+                if self.hub.faults.build == "RUNNING":  # an app may take long to start, and the Hub answers meanwhile
+                    space.starting = threading.Thread(target=self._start, args=(space, repo, files.main), daemon=True)
+                    space.starting.start()
+                else:
+                    space.stage, space.hardware, space.sha = self.hub.faults.build, space.requested, files.main
         self._send_runtime(space)
+
+    def _start(self, space: Space, repo: str, commit: str) -> None:
+        try:
+            files, environment = self.hub.repos[repo].commits[commit], {**space.variables, **space.secrets}
+            space.host = self.hub.start_space(repo.removeprefix("spaces/"), files, environment)
+            space.stage, space.hardware, space.sha = "RUNNING", space.requested, commit
+        except Exception:
+            space.stage = "RUNTIME_ERROR"
+            raise
+        finally:
+            space.starting = None
 
     def _hardware(self, repo: str) -> None:
         wanted, space = json.loads(self._body()), self._space(repo)
