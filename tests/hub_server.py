@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -150,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         ("PUT", r"/large/(?P<oid>[0-9a-f]{64})", "upload"),
         ("POST", rf"/api/{REPO}/commit/(?P<rev>[^/]+)", "commit"),
         ("GET", rf"/api/{REPO}/refs", "refs"),
-        ("GET", rf"/api/{REPO}/tree/(?P<rev>[^/]+)", "tree"),
+        ("GET", rf"/api/{REPO}/tree/(?P<rev>[^/]+)(?:/(?P<under>.+))?", "tree"),
+        ("POST", rf"/api/{REPO}/paths-info/(?P<rev>[^/]+)", "paths"),
         ("POST", rf"/api/{REPO}/tag/(?P<rev>[^/]+)", "tag"),
         ("DELETE", rf"/api/{REPO}/tag/(?P<tag>[^/]+)", "untag"),
         ("GET", rf"/api/{REPO}/runtime", "runtime"),
@@ -334,14 +336,29 @@ class _Handler(BaseHTTPRequestHandler):
         branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": found.main}]
         self._send(200, {"branches": branches, "tags": tags, "converts": []})
 
-    def _tree(self, repo: str, rev: str) -> None:
-        entries = []
-        for path, data in self._files(repo, rev)[1].items():
+    def _tree(self, repo: str, rev: str, under: str = "") -> None:
+        entries = self._entries(self._files(repo, rev)[1])
+        inside = [entry for entry in entries if not under or entry["path"].startswith(under + "/")]
+        if under and not inside:
+            raise _Refusal(404, "Entry not found", "EntryNotFound")
+        deep = "recursive=true" in urlsplit(self.path).query.lower()
+        self._send(200, [entry for entry in inside if deep or "/" not in entry["path"].removeprefix(under + "/" if under else "")])
+
+    def _paths(self, repo: str, rev: str) -> None:
+        asked = json.loads(self._body())["paths"]
+        entries = {entry["path"]: entry for entry in self._entries(self._files(repo, rev)[1])}
+        self._send(200, [entries[path] for path in ([asked] if isinstance(asked, str) else asked) if path in entries])
+
+    @staticmethod
+    def _entries(files: Files) -> list[dict[str, Any]]:
+        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+        entries: list[dict[str, Any]] = [{"type": "directory", "path": path, "oid": _blob_id(path.encode()), "size": 0} for path in folders]
+        for path, data in files.items():
             entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _blob_id(data)}
             if _is_large(path):
                 entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             entries.append(entry)
-        self._send(200, entries)
+        return entries
 
     def _tag(self, repo: str, rev: str) -> None:
         target = self._repo(repo, write=True)

@@ -142,6 +142,11 @@ def _read_hub(data: str, revision: str | None) -> Table:
         if config not in configs and (len(configs) > 1 or rest):
             raise DataError(f"{name} has the configurations {', '.join(configs[:10])}. Name one of them, as in {name}:{configs[0]}.")
         found = datasets.load_dataset(name, config if len(configs) > 1 else None, revision=info.sha, split=split)
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:150]
+        raise DataError(
+            f"The files of {data} could not be read as a table ({reason}). Fetch them and give one that can with --data."
+        ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise HubUnavailable(
             f"The data set {data} could not be fetched from the Hub ({type(error).__name__}). Check the name and the network, "
