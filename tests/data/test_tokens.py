@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -98,6 +99,13 @@ def test_a_base_without_a_tokenizer_that_can_be_opened_is_named(tmp_path: Path) 
     with pytest.raises(ConfigError) as refused:
         open_tokenizer(str(tmp_path / "cut"), None, "medical")
     assert str(refused.value) == f"The base model {tmp_path / 'cut'} has no tokenizer that can be opened. Restore its tokenizer.json."
+
+
+def test_a_base_of_which_only_the_slow_tokenizer_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens.AutoTokenizer, "from_pretrained", lambda *_, **__: SimpleNamespace(is_fast=False))
+    with pytest.raises(ConfigError) as refused:
+        open_fitted(BASE, "somebody/base", "medical")
+    assert str(refused.value) == "The base model somebody/base has no tokenizer.json. Take a repository of it that has one."
 
 
 def test_what_the_files_of_a_base_say_comes_with_its_tokenizer() -> None:
