@@ -341,6 +341,48 @@ def test_the_golden_answer_must_be_as_likely_as_in_training_up_to_the_tolerance(
         behave(math.nan)
 
 
+def test_four_bits_opened_in_sixteen_are_held_to_what_training_measured_for_that(
+    loaded: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = {"golden_nll": 2.0, "trained_dtype": "4bit", "unquantised_nll": 1.8}
+    contract = loaded.contract.model_copy(update=measured)
+
+    def behave(nll: float, served: str, of: contracts.Contract = contract) -> Probe:
+        return verify_behaviour(of, Paper((1.0, 1.0), nll, torch.float32), loaded.tokenizer, served)
+
+    for served, allowed in (("bfloat16", 0.1), ("float32", 0.1), ("float16", 0.1), ("strange", 0.1)):
+        caplog.clear()
+        found = behave(1.8 + 0.99 * allowed, served)
+        assert (found.trained_nll, found.expected_nll, found.tolerance) == (2.0, 1.8, allowed)
+        (said,) = caplog.messages
+        assert said == (
+            "The adapter was trained on its base in 4 bits and is opened on 16-bit weights: the golden answer's mean NLL is "
+            f"{1.8 + 0.99 * allowed:.3f} here and was 2.000 in training. A GPU opens it as it was trained."
+        )
+        with pytest.raises(ContractViolation) as refused:
+            behave(1.8 + 1.05 * allowed, served)
+        assert str(refused.value) == (
+            f"The model does not behave as in training: the golden answer's mean NLL is {1.8 + 1.05 * allowed:.3f} here and 1.800 in the "
+            f"contract (allowed difference {allowed}). The base or the adapter weights differ; fetch both again."
+        )
+    caplog.clear()
+    assert (behave(2.29, "4bit").expected_nll, behave(2.29, "4bit").tolerance) == (2.0, 0.3)
+    assert caplog.messages == []
+    older = contract.model_copy(update={"unquantised_nll": None})
+    assert behave(2.29, "bfloat16", older).expected_nll == 2.0
+    for served, told in (
+        ("bfloat16", "Open it on a GPU, as it was trained, or train it with load_in_4bit=false."),
+        ("4bit", "fetch both again."),
+    ):
+        with pytest.raises(ContractViolation) as refused:
+            behave(2.4, served, older)
+        assert str(refused.value).endswith(told) and "2.400" in str(refused.value) and "(allowed difference 0.3)" in str(refused.value)
+    with pytest.raises(
+        ContractViolation, match=r"^The adapter was trained on its base in 4 bits, and on the 16-bit weights .* 2\.400 instead of 2\.000"
+    ):
+        behave(2.4, "float32", older)
+
+
 def test_other_behaviour_than_in_training_is_refused(loaded: LoadedModel) -> None:
     contract = loaded.contract.model_copy(update={"golden_nll": loaded.contract.golden_nll + 1})
     with pytest.raises(ContractViolation, match="does not behave as in training"):

@@ -55,6 +55,21 @@ def test_where_a_template_cuts_earlier_answers_short_each_has_a_row_of_its_own(f
     ]
 
 
+@pytest.mark.parametrize("left_out", [0, 1])
+def test_an_answer_of_no_weight_is_read_and_not_learned(
+    medical: PreTrainedTokenizerBase, forgetful: PreTrainedTokenizerBase, left_out: int
+) -> None:
+    talk = [message | {"weight": 0} if place == 2 * left_out + 1 else message for place, message in enumerate(TWICE)]
+    kept = ("Crystals of urate in joints.", "Rest.")[1 - left_out] + medical.eos_token
+    row = tokenize(medical, talk)
+    assert medical.decode([label for label in row["labels"] if label != -100]) == kept
+    assert row["input_ids"] == tokenize(medical, TWICE)["input_ids"] and tokenize_answers(medical, talk) == [row]
+    (alone,) = tokenize_answers(forgetful, talk)
+    assert forgetful.decode([label for label in alone["labels"] if label != -100]) == kept
+    for tokenizer, made in ((medical, row), (forgetful, alone)):
+        assert measure(tokenizer, [Example(talk, 0)]) == [(len(made["input_ids"]), sum(label != -100 for label in made["labels"]))]
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 512])
 def test_a_measure_is_the_length_and_how_much_of_it_carries_loss(
     monkeypatch: pytest.MonkeyPatch, medical: PreTrainedTokenizerBase, chunk: int
