@@ -1,9 +1,12 @@
 """How the patterns of the rules are read: words, beginnings, numbers, gaps, groups and classes; and how slips in words are mended."""
 
+import random
+from functools import cache
+
 import pytest
 
 from app.notices.patterns import MOST_PLACES, REACH, Match, Patterns, lines
-from app.notices.spelling import Spelling
+from app.notices.spelling import Spelling, _slips
 
 
 def found(block: str, text: str, tags: dict[str, list[str]] | None = None, **classes: str) -> list[tuple[tuple[int, int], ...]]:
@@ -142,6 +145,28 @@ def test_short_words_have_no_slips_and_short_names_none_either() -> None:
     assert [spelling.word(word) for word in ("zoviraxx", "zovirx")] == ["zovirax", "zovirax"]
     assert Spelling([], [], set(), {"zovira"}).word("zovirra") == "zovirra", "six do not in a name"
     assert Spelling([], [], set(), {"zovirax"}).word("zovirrax") == "zovirax"
+
+
+def slips(word: str, other: str) -> int:
+    """Damerau's distance with neighbours swapped once, by its definition."""
+
+    @cache
+    def of(left: int, right: int) -> int:
+        if not left or not right:
+            return left + right
+        ways = [of(left - 1, right) + 1, of(left, right - 1) + 1, of(left - 1, right - 1) + (word[left - 1] != other[right - 1])]
+        if left > 1 and right > 1 and word[left - 1] == other[right - 2] and word[left - 2] == other[right - 1]:
+            ways.append(of(left - 2, right - 2) + 1)
+        return min(ways)
+
+    return of(len(word), len(other))
+
+
+def test_slips_are_letters_left_out_put_in_mistaken_or_swapped() -> None:
+    draw = random.Random(0)
+    for _ in range(400):
+        word, other = ("".join(draw.choice("abc") for _ in range(draw.randrange(6))) for _ in range(2))
+        assert _slips(word, other) == slips(word, other), (word, other)
 
 
 def test_usual_forms_and_slips_are_mended_in_a_text_word_by_word(spelling: Spelling) -> None:

@@ -140,6 +140,7 @@ def test_a_number_has_one_form(written: str, number: str) -> None:
         ("Give 2 g.", "Give 500 mg.", [("2 g", "500 mg")]),
         ("Give 2 g.", "Give 500 mL.", []),
         ("5 mg", "5 patients", []),
+        ("5 years", "5 months", [("5 years", "5 months")]),
         ("5 nurses", "5 patients", []),
         ("8 hours/day", "30 minutes/day", []),
         ("10 mg/kg", "2 g/kg", [("10 mg/kg", "2 g/kg")]),
